@@ -10,11 +10,14 @@ mod driver;
 mod early;
 mod hand_over;
 mod incoming;
+mod list;
 pub mod media;
+mod media_news;
 mod outgoing;
 mod own_audio;
 mod own_engine;
 mod phone;
+mod signals;
 mod telephone;
 mod trace;
 pub(crate) mod voicemail;
@@ -23,10 +26,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::call::{
-    CallId, CallSignal, Outcome, PassStatus, PhonePart, Reason, RecentCalls, Signal, SignalPass, SignalPassed, SignalStatus,
-    TelephonePart, WithdrawnCalls,
-};
+use halloo_protocol::call::{CallId, Outcome, PhonePart, Reason, RecentCalls, TelephonePart, WithdrawnCalls};
 use halloo_protocol::capability::Capability;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{DeviceKey, PublicKey};
@@ -34,14 +34,13 @@ use halloo_protocol::message::CallFate;
 use halloo_protocol::phone::keys::parse_keys;
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::{Now, UnixTime};
-use halloo_protocol::wire::{Extensions, Frame, Signed};
+use halloo_protocol::wire::Signed;
 use libp2p::PeerId;
-use tracing::{debug, warn};
+use tracing::warn;
 
 pub(crate) use self::conference::NoticeTarget;
 pub(crate) use self::driver::MediaNews;
 pub(crate) use self::driver::describe;
-use self::driver::{MediaNewsKind, SessionId};
 use self::incoming::Incoming;
 pub(crate) use self::incoming::{Arrival, Rung};
 use self::media::{MediaConfig, MediaStats};
@@ -49,17 +48,11 @@ use self::outgoing::Outgoing;
 pub(crate) use self::trace::{RELAYED_BY_CHOICE, TraceAsking, presence_words};
 use crate::address;
 use crate::event_loop::EventLoop;
-use crate::handle::calls::{
-    CallEntry, CallError, CallList, CallMedia, CallOutcome, CallPath, CallResult, CallStage, CallStageKind, CallState,
-    DialOptions,
-};
+use crate::handle::Reply;
+use crate::handle::calls::{CallEntry, CallError, CallOutcome, CallPath, CallResult, CallStage, DialOptions};
 use crate::handle::linked::LinkedPeer;
-use crate::handle::{Event, Reply};
-use crate::network::{Purpose, Target};
-use crate::rpc::Failure;
 use crate::store::StoreError;
 use crate::streams::Keeper;
-use crate::timestamp::Timestamp;
 
 /// Calls at once, in and out: far above what a person has, below what memory allows a stranger.
 const CALLS_MAX: usize = 256;
@@ -409,258 +402,9 @@ impl EventLoop {
         config.relays(self.call_relays()).relayed_only(self.settings.relayed_calls)
     }
 
-    /// A signal from the other end of a call.
-    pub(crate) fn handle_call_signal(&mut self, signed: &Signed<Signal>) -> SignalStatus {
-        use halloo_protocol::call::{SignalBody, VerifiedSignal};
-        let me = self.identity.device();
-        let signal = match VerifiedSignal::verify(signed, &me) {
-            Ok(signal) => signal,
-            Err(error) => {
-                debug!(%error, "signal refused");
-                self.counters.malformed += 1;
-                return SignalStatus::Refused(Reason::INVALID);
-            }
-        };
-        let call = signal.signal().call;
-        let now = Instant::now();
-        if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
-            let status = outgoing.machine.handle_signal(&signal, now);
-            self.drive_outgoing(call);
-            return status;
-        }
-        if let Some(incoming) = self.calls.incoming.get_mut(&call) {
-            let status = incoming.machine.handle_signal(&signal, now);
-            self.drive_incoming(call);
-            return status;
-        }
-        let withdrawn = match &signal.signal().body {
-            SignalBody::Cancel { reason } => Some(*reason),
-            SignalBody::Replaced { .. } => Some(Reason::ANSWERED_ELSEWHERE),
-            _ => None,
-        };
-        if let Some(reason) = withdrawn {
-            // It has overtaken its invite, which must not ring any more.
-            let now = self.now().unix;
-            self.calls.withdrawn.insert(signal.signal().from, call, reason, now);
-        }
-        SignalStatus::UnknownCall
-    }
-
-    /// Signs a signal and sends it; the machine repeats it until it is acknowledged.
-    fn send_signal(&mut self, signal: Signal, target: &Target) {
-        let purpose = Purpose::Signal(SignalTarget { call: signal.call, device: signal.to, sequence: signal.sequence });
-        let signed = Signed::sign(signal, self.identity.device_key());
-        let message = CallSignal { signal: signed, extensions: Extensions::none() };
-        self.request(target, &message, purpose, SIGNAL_TIMEOUT);
-    }
-
-    /// The same by way of whoever brought the invite, relay or gateway.
-    fn pass_signal(&mut self, signal: Signal, by: &Target) {
-        let purpose = Purpose::SignalAsk(SignalTarget { call: signal.call, device: signal.to, sequence: signal.sequence });
-        let signal = Signed::sign(signal, self.identity.device_key());
-        self.request(by, &SignalPass { signal, extensions: Extensions::none() }, purpose, SIGNAL_TIMEOUT);
-    }
-
-    pub(crate) fn signal_answer(&mut self, target: SignalTarget, frame: &Frame) {
-        let Ok(ack) = frame.parse::<halloo_protocol::call::CallSignalAck>() else {
-            self.counters.malformed += 1;
-            return;
-        };
-        self.signal_acknowledged(target, ack.status);
-    }
-
-    /// What others say that the device has said: that it has the signal is believed, so that it isn't said for ever. Anything else would end the
-    /// call, which is the device's to say.
-    pub(crate) fn signal_ask_answer(&mut self, target: SignalTarget, frame: &Frame) {
-        match frame.parse::<SignalPassed>().map(|answer| answer.status) {
-            Ok(PassStatus::Passed(SignalStatus::Taken)) => self.signal_acknowledged(target, SignalStatus::Taken),
-            Ok(status) => debug!(call = %target.call.short(), ?status, "signal not passed on"),
-            Err(_) => self.counters.malformed += 1,
-        }
-    }
-
-    fn signal_acknowledged(&mut self, target: SignalTarget, status: SignalStatus) {
-        let now = Instant::now();
-        if let Some(outgoing) = self.calls.outgoing.get_mut(&target.call) {
-            outgoing.machine.handle_ack(target.device, target.sequence, status, now);
-            self.drive_outgoing(target.call);
-        } else if let Some(incoming) = self.calls.incoming.get_mut(&target.call) {
-            incoming.machine.handle_ack(target.device, target.sequence, status, now);
-            self.drive_incoming(target.call);
-        }
-    }
-
-    pub(crate) fn signal_failure(&mut self, target: SignalTarget, failure: Failure) {
-        // The machine repeats it, and gives up by its own deadline.
-        debug!(call = %target.call.short(), %failure, "signal not acknowledged");
-    }
-
-    pub(crate) fn handle_media(&mut self, news: MediaNews) {
-        let MediaNews { call, what } = news;
-        match what {
-            MediaNewsKind::OfferMade(device, made) => self.offer_made(call, device, made),
-            MediaNewsKind::AnswerMade(made) => self.answer_made(call, made),
-            MediaNewsKind::EarlyMade(relayed_only, made) => self.early_made(call, relayed_only, made),
-            MediaNewsKind::FilesChecked(Ok(config)) => self.answer_with_early(call, *config),
-            MediaNewsKind::FilesChecked(Err(error)) => self.answer_made(call, Err(error)),
-            MediaNewsKind::Event(session, event) => {
-                if self.is_media_of(call, session) {
-                    self.media_event(call, event);
-                } else if !self.early_event(call, session, &event) {
-                    debug!(call = %call.short(), ?event, "of media given up");
-                }
-            }
-            MediaNewsKind::Ended(session, _) if !self.is_media_of(call, session) => self.early_ended(call, session),
-            MediaNewsKind::Ended(_, summary) => {
-                let progress = match (self.calls.outgoing.get_mut(&call), self.calls.incoming.get_mut(&call)) {
-                    (Some(outgoing), _) => {
-                        outgoing.media = None;
-                        &mut outgoing.progress
-                    }
-                    (None, Some(incoming)) => {
-                        incoming.media = None;
-                        &mut incoming.progress
-                    }
-                    (None, None) => return,
-                };
-                progress.stats = summary.stats;
-                if progress.failure.is_none() {
-                    progress.failure = summary.failure;
-                }
-                self.drive_outgoing(call);
-                self.drive_incoming(call);
-            }
-        }
-    }
-
-    /// Whether this session is the call's, answered by somebody.
-    fn is_media_of(&self, call: CallId, session: SessionId) -> bool {
-        let outgoing = self.calls.outgoing.get(&call).and_then(|call| call.media.as_ref());
-        let media = outgoing.or_else(|| self.calls.incoming.get(&call)?.media.as_ref());
-        media.is_some_and(|media| media.id() == session)
-    }
-
-    /// Media of a call goes this way.
-    fn take_path(&mut self, call: CallId, path: &media::MediaPath) {
-        self.note_carrier(path);
-        let complaint = path.relay.and_then(|relay| self.recent_complaint(relay));
-        if let Some(progress) = self.progress_mut(call) {
-            progress.relay = path.relay;
-            progress.relay_complaint = complaint.or(progress.relay_complaint.take());
-        }
-    }
-
-    /// A media relay lends nothing.
-    fn media_relay_failed(&mut self, call: CallId, relay: SocketAddr, why: &str) {
-        let complaint = format!("relay {relay} lends no address: {why}");
-        self.relay_failed(relay, &complaint);
-        if let Some(progress) = self.progress_mut(call) {
-            progress.relay_complaint = Some(complaint);
-        }
-    }
-
-    fn media_event(&mut self, call: CallId, event: media::MediaEvent) {
-        use media::MediaEvent;
-        let now = Instant::now();
-        debug!(call = %call.short(), ?event, "media");
-        if let MediaEvent::Connected(path) | MediaEvent::PathChanged(path) = &event {
-            self.take_path(call, path);
-        }
-        self.note_media(call, &event);
-        let connected = matches!(event, MediaEvent::Connected(_));
-        let ended = match &event {
-            MediaEvent::Failed(error) => Some(Some(driver::describe(error))),
-            MediaEvent::Closed => Some(None),
-            _ => None,
-        };
-        if let MediaEvent::RelayFailed(relay, why) = event {
-            return self.media_relay_failed(call, relay, &why);
-        }
-        if let MediaEvent::Key(key) = event {
-            self.events.send(Event::CallKey { call_id: call.to_string(), key: key.to_string() });
-            return;
-        }
-        if let MediaEvent::LocalCandidate(candidate) = event {
-            let answered_by = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.progress.answered_by);
-            let incoming = self.calls.incoming.get(&call).map(|incoming| incoming.machine.caller());
-            if let Some(device) = answered_by.or(incoming) {
-                self.trickle(call, device, candidate, now);
-            }
-            return;
-        }
-        if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
-            if connected {
-                outgoing.progress.connected_at.get_or_insert(now);
-                outgoing.machine.handle_media_connected(now);
-            }
-            if let Some(failure) = ended {
-                outgoing.media_ended(failure, now);
-            }
-            self.drive_outgoing(call);
-        } else if let Some(incoming) = self.calls.incoming.get_mut(&call) {
-            if connected {
-                incoming.progress.connected_at.get_or_insert(now);
-                incoming.machine.handle_media_connected(now);
-            }
-            if let Some(failure) = ended {
-                incoming.media_ended(failure, now);
-            }
-            self.drive_incoming(call);
-        }
-    }
-
-    fn note_media(&mut self, call: CallId, event: &media::MediaEvent) {
-        use media::MediaEvent;
-        let detail = match event {
-            MediaEvent::IceConnected => "ICE has found a path".to_owned(),
-            MediaEvent::Connected(path) => format!("DTLS is through: connected, {}", path_words(path.kind)),
-            MediaEvent::FirstAudio => "first audio of the other end".to_owned(),
-            MediaEvent::PathChanged(path) => format!("another path, {}", path_words(path.kind)),
-            MediaEvent::RelayFailed(relay, why) => format!("relay {relay} lends no address: {why}"),
-            MediaEvent::Failed(error) => driver::describe(error),
-            MediaEvent::Closed => "closed by the other end".to_owned(),
-            _ => return,
-        };
-        self.note_stage(call, CallStageKind::Media, None, detail);
-    }
-
     fn progress_mut(&mut self, call: CallId) -> Option<&mut Progress> {
         let outgoing = self.calls.outgoing.get_mut(&call).map(|call| &mut call.progress);
         outgoing.or_else(|| self.calls.incoming.get_mut(&call).map(|call| &mut call.progress))
-    }
-
-    /// A relay has something to say about what it carries.
-    pub(crate) fn note_relay_complaint(&mut self, relays: &[SocketAddr], complaint: &str) {
-        let outgoing = self.calls.outgoing.values_mut().map(|call| &mut call.progress);
-        let progress = outgoing.chain(self.calls.incoming.values_mut().map(|call| &mut call.progress));
-        for progress in progress.filter(|progress| progress.relay.is_some_and(|relay| relays.contains(&relay))) {
-            progress.relay_complaint = Some(complaint.to_owned());
-        }
-    }
-
-    /// A relay is about to end: calls change to another.
-    pub(crate) fn calls_leave_relay(&mut self, relay: &[SocketAddr]) {
-        for media in self.calls.media_drivers() {
-            media.leave_relay(relay.to_vec());
-        }
-    }
-
-    /// A media relay has come to hand, or has renewed its credentials: running calls may need it.
-    pub(crate) fn calls_use_relays(&mut self) {
-        for media in self.calls.media_drivers() {
-            media.use_relays(self.call_relays());
-        }
-    }
-
-    /// A candidate of ours that came after the description was made goes to the device at the other end of the leg.
-    fn trickle(&mut self, call: CallId, device: DeviceKey, candidate: String, now: Instant) {
-        if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
-            outgoing.machine.add_local_candidate(device, candidate, now);
-            self.drive_outgoing(call);
-        } else if let Some(incoming) = self.calls.incoming.get_mut(&call) {
-            incoming.machine.add_local_candidate(candidate, now);
-            self.drive_incoming(call);
-        }
     }
 
     pub(crate) fn calls_tick(&mut self, now: Now) {
@@ -691,122 +435,6 @@ impl EventLoop {
             self.swarm.behaviour_mut().streams.keep(*peer, Keeper::Calls, true);
         }
         self.calls.kept = wanted;
-    }
-
-    pub(crate) fn call_list(&self) -> CallList {
-        let mut calls: Vec<CallEntry> = self.calls.ended.iter().cloned().map(|call| self.with_fate(call)).collect();
-        // Those put away are among the ended, though their last words aren't acknowledged yet.
-        let shown = self.calls.outgoing.iter().filter(|(_, call)| !call.is_put_away());
-        let shown = shown.filter(|(_, call)| !call.is_quiet() || call.progress.answered_by.is_some());
-        calls.extend(shown.map(|(id, call)| self.call_entry(*id, &call.progress, false, call.state())));
-        let shown = self.calls.incoming.iter().filter(|(_, call)| !call.is_put_away() && !call.is_silent());
-        calls.extend(shown.map(|(id, call)| self.call_entry(*id, &call.progress, true, call.state())));
-        for entry in calls.iter_mut().filter(|entry| entry.state != CallState::Ended) {
-            entry.media = entry.call_id.parse().ok().and_then(|call| self.call_media(call));
-        }
-        calls.sort_by_key(|call| call.started_at);
-        CallList { calls }
-    }
-
-    /// What the media of a running call measures.
-    fn call_media(&self, call: CallId) -> Option<CallMedia> {
-        let outgoing = self.calls.outgoing.get(&call).and_then(|call| call.media.as_ref());
-        let media = outgoing.or_else(|| self.calls.incoming.get(&call)?.media.as_ref()).or_else(|| self.calls.early_of(call));
-        let stats = media?.stats()?;
-        Some(CallMedia {
-            codec: stats.codec,
-            path: stats.path.map(|path| path_of(path.kind)),
-            rtt_ms: stats.rtt_ms,
-            loss: stats.loss,
-            jitter_ms: stats.jitter_ms,
-            buffer_ms: stats.buffer_ms,
-            concealed_frames: stats.concealed_frames,
-            packets_received: stats.packets_received,
-            packets_sent: stats.packets_sent,
-            packets_early: stats.packets_early,
-            video: stats.video.map(Into::into),
-        })
-    }
-
-    fn call_entry(&self, call: CallId, progress: &Progress, incoming: bool, state: CallState) -> CallEntry {
-        let entry = CallEntry {
-            call_id: call.to_string(),
-            users: vec![self.labels.display(self.present_user(&progress.user))],
-            incoming,
-            state: if progress.ended.is_some() { CallState::Ended } else { state },
-            video: progress.is_video,
-            started_at: Timestamp::from_unix_secs(progress.started_at.0),
-            outcome: progress.outcome(call),
-            dismissed: false,
-            stages: Vec::new(),
-            other_ends: Vec::new(),
-            is_asking: false,
-            media: None,
-            conference_id: None,
-            introduced_by: None,
-            telephone: progress.telephone.as_ref().map(telephone::words),
-            linked: progress.linked.clone(),
-        };
-        self.with_conference(call, entry)
-    }
-
-    fn traced_entry(&self, call: CallId, progress: &Progress, incoming: bool, state: CallState) -> CallEntry {
-        CallEntry { stages: progress.stages.clone(), ..self.call_entry(call, progress, incoming, state) }
-    }
-
-    /// What own devices say of an ended call.
-    fn with_fate(&self, mut call: CallEntry) -> CallEntry {
-        let fate = call.call_id.parse::<CallId>().ok().and_then(|id| self.call_fate(&id));
-        call.dismissed = fate.is_some();
-        let elsewhere = match fate {
-            Some(CallFate::Answered) => (CallResult::AnsweredElsewhere, Reason::ANSWERED_ELSEWHERE),
-            Some(CallFate::Declined) => (CallResult::Declined, Reason::DECLINED_ELSEWHERE),
-            Some(CallFate::Dismissed) | None => return call,
-        };
-        if let Some(outcome) = call.outcome.as_mut().filter(|outcome| call.incoming && is_missed(outcome.outcome)) {
-            outcome.outcome = elsewhere.0;
-            outcome.reason = Some(elsewhere.1.to_string());
-        }
-        call
-    }
-
-    /// Another of the user's devices says what became of a call: it rings no more here, even if the caller can't say so.
-    pub(crate) fn call_settled_elsewhere(&mut self, call: CallId, fate: CallFate) {
-        if let (Some(reason), Some(incoming)) = (reason_of_fate(fate), self.calls.incoming.get_mut(&call)) {
-            incoming.machine.handle_own_device(reason, Instant::now());
-            self.drive_incoming(call);
-        }
-    }
-
-    pub(crate) fn handle_call_dismiss(&mut self, call_id: &str, reply: Reply<(), CallError>) {
-        let known =
-            call_id.parse::<CallId>().ok().filter(|id| self.calls.ended.iter().any(|call| call.call_id == id.to_string()));
-        let Some(call) = known else {
-            return reply.send(Err(CallError::UnknownCall { call_id: call_id.chars().take(64).collect() }));
-        };
-        self.note_call_fate(call, CallFate::Dismissed);
-        self.events.send(Event::CallDismissed { call_id: call.to_string(), elsewhere: false });
-        reply.send(Ok(()));
-    }
-
-    /// Keeps an ended call for the list and for good.
-    fn archive_call(&mut self, call: CallId, entry: CallEntry, ends: Option<trace::Ends>) -> Option<CallOutcome> {
-        let outcome = entry.outcome.clone();
-        let row = serde_json::to_vec(&entry).ok().and_then(|bytes| {
-            let kept = self.store.transaction::<_, StoreError>(|tx| tx.add_call(&bytes));
-            kept.inspect_err(|error| warn!(%error, "call not kept in the history")).ok()
-        });
-        if self.calls.ended.len() >= ENDED_MAX {
-            self.calls.ended.pop_front();
-        }
-        self.calls.ended.push_back(without_stages(entry.clone()));
-        if let Some(ends) = ends {
-            self.share_trace(call, ends, entry, row);
-        }
-        if let Some(outcome) = &outcome {
-            self.events.send(Event::CallEnded(outcome.clone()));
-        }
-        outcome
     }
 
     pub(crate) fn handle_call_hangup(&mut self, call_id: &str, reply: Reply<(), CallError>) {

@@ -1,12 +1,14 @@
 //! Peers: who is connected, who they proved to be, and getting frames to them.
 
+mod hello;
+mod trust;
+
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::HandOverRules;
 use halloo_protocol::choice::{DeviceReports, PolicyText};
-use halloo_protocol::identity::{Chain, TrustStore, VerifiedChain, tombstones_in, with_tombstones};
+use halloo_protocol::identity::{Chain, VerifiedChain};
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{AuthorityKey, DeviceKey};
 use halloo_protocol::linked::LinkedShare;
@@ -18,7 +20,6 @@ use halloo_protocol::presence::PresenceGossip;
 use halloo_protocol::push::PushReceipt;
 use halloo_protocol::relay::RelayNotice;
 use halloo_protocol::session::MessagesUnopened;
-use halloo_protocol::time::UnixTime;
 use halloo_protocol::vault::VaultNews;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::ConnectionId;
@@ -563,217 +564,6 @@ impl EventLoop {
         }
     }
 
-    /// The first frame of a stream.
-    pub(crate) fn handle_greeting(&mut self, peer: PeerId, bytes: &[u8]) {
-        if let Some(known) = self.peers.connected.get_mut(&peer) {
-            known.note_heard();
-        }
-        self.handle_hello(peer, bytes);
-    }
-
-    /// The first frame of a stream, or a newer hello later on; or one that had to wait.
-    fn handle_hello(&mut self, peer: PeerId, bytes: &[u8]) {
-        let now = Instant::now();
-        let Some(known) = self.peers.connected.get_mut(&peer) else { return };
-        if !known.hellos.take(now) {
-            self.counters.rate_limited += 1;
-            known.late_hello = (bytes.len() <= HELLO_BYTES_MAX).then(|| bytes.to_vec());
-            return;
-        }
-        known.late_hello = None;
-        let hello = wire::decode::<Frame>(bytes, wire::FRAME_BYTES_MAX).and_then(|frame| frame.parse::<Hello>());
-        let hello = hello.and_then(|hello| hello.check().map(|()| hello));
-        match hello {
-            Ok(hello) => self.take_hello(peer, hello),
-            Err(error) => {
-                self.counters.malformed += 1;
-                debug!(%peer, %error, "hello refused");
-            }
-        }
-    }
-
-    /// Hears hellos that had to wait.
-    pub(crate) fn hear_late_hellos(&mut self) {
-        let late: Vec<(PeerId, Vec<u8>)> =
-            self.peers.connected.iter_mut().filter_map(|(peer, known)| Some((*peer, known.late_hello.take()?))).collect();
-        for (peer, bytes) in late {
-            self.handle_hello(peer, &bytes);
-        }
-    }
-
-    fn take_hello(&mut self, peer: PeerId, hello: Hello) {
-        let now = self.now();
-        let raw = self.raw_unix();
-        let Some(known) = self.peers.connected.get_mut(&peer) else { return };
-        let device = known.device;
-        let first = !known.greeted;
-        known.greeted = true;
-        known.hello = Some(Box::new(hello.clone()));
-        let verified = hello.chain.as_ref().map(|chain| chain.verify(now.unix, &self.trust));
-        let (chain, chain_error) = match verified {
-            Some(Ok(chain)) if chain.device == device => (Some(chain), None),
-            Some(Ok(_)) => (None, Some("the chain is another device's".to_owned())),
-            Some(Err(error)) => (None, Some(error.to_string())),
-            None => (None, None),
-        };
-        if let Some(error) = &chain_error {
-            debug!(%peer, error, "peer's chain isn't believed");
-        }
-        known.chain = chain.clone();
-        known.chain_error = chain_error;
-        known.descriptor = hello.descriptor.filter(|descriptor| descriptor.device == device);
-        let descriptor = known.descriptor.clone();
-        self.swarm.behaviour_mut().streams.heed(peer, chain.is_some());
-        self.account_circuits(peer);
-        if let Some(voter) = self.vote_on_the_time(&device, hello.chain.as_ref(), hello.clock) {
-            let offset_before = self.clock.offset_secs();
-            self.clock.observe(voter, hello.clock, raw, false);
-            self.clock_changed(offset_before);
-        }
-        if first {
-            let username = chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
-            self.events.send(Event::PeerUp { peer_id: peer.to_string(), username });
-        }
-        if let Some(chain) = &chain {
-            self.take_hello_tombstones(chain, &hello.extensions);
-        }
-        if chain.as_ref().is_some_and(|chain| self.is_near(chain)) {
-            self.let_punch(peer);
-        }
-        self.exchange_revocations(peer, &hello.revocations);
-        self.directory_greeted(peer, chain.as_ref(), descriptor);
-        self.reach_greeted(peer);
-        self.devices_peer_greeted(peer);
-        self.messages_peer_greeted(peer);
-        self.files_peer_greeted(peer);
-        self.gateway_peer_greeted(peer);
-        self.tell_push_arrivals(peer);
-        self.mailboxes_peer_greeted(peer);
-        self.presence_peer_greeted(peer);
-    }
-
-    /// A peer names the devices that its user has removed. Of users without a name, who cost nothing, only those we know count.
-    fn take_hello_tombstones(&mut self, chain: &VerifiedChain, extensions: &Extensions) {
-        let user = &chain.user;
-        let counts = user.name().is_some() || self.is_acquainted(&user.id);
-        let tombstones = if counts { tombstones_in(extensions, &user.identity) } else { Vec::new() };
-        if !tombstones.is_empty() {
-            self.take_tombstones(user.identity, tombstones);
-        }
-    }
-
-    /// What a peer has relayed counts for its user, as long as its chain is believed.
-    fn account_circuits(&mut self, peer: PeerId) {
-        // A user certified by name: anybody can make any number of identities without one.
-        let user = self.peers.get(&peer).and_then(|known| known.chain.as_ref()).filter(|chain| chain.user.name().is_some());
-        let user = user.map(|chain| chain.user.identity.0).filter(|_| self.swarm.is_connected(&peer));
-        if let Some(relay) = self.swarm.behaviour_mut().relay_server.as_mut() {
-            relay.set_user(peer, user);
-        }
-    }
-
-    /// Under which key a peer's word on the time counts: its user's, if a trusted authority has named them. Keys, and identities without a
-    /// name, cost nothing, and enough of them would set our clock; nor does a user's word count more by more devices. The chain is judged by the peer's own clock, since ours may be the one that is wrong. A gateway counts
-    /// for more only when it is ours and has signed the time; that a peer calls itself one says nothing.
-    fn vote_on_the_time(&self, device: &DeviceKey, chain: Option<&Chain>, clock: UnixTime) -> Option<DeviceKey> {
-        let chain = chain?.verify(clock, &self.trust).ok()?;
-        (chain.device == *device && chain.user.name().is_some()).then_some(DeviceKey(chain.user.identity.0))
-    }
-
-    /// Judges every connected peer's hello by what we believe now.
-    pub(crate) fn judge_hellos_anew(&mut self) {
-        let hellos: Vec<(PeerId, Hello)> =
-            self.peers.connected.iter().filter_map(|(peer, known)| Some((*peer, known.hello.as_deref()?.clone()))).collect();
-        for (peer, hello) in hellos {
-            self.take_hello(peer, hello);
-        }
-    }
-
-    fn exchange_revocations(&mut self, peer: PeerId, theirs: &[RevocationNumber]) {
-        let ours: Vec<_> = self.trust.authorities().copied().collect();
-        for authority in ours {
-            let known = theirs.iter().find(|number| number.authority == authority).map_or(0, |number| number.number);
-            // A peer that doesn't trust the authority has no use for its list.
-            if !theirs.iter().any(|number| number.authority == authority) {
-                continue;
-            }
-            let Some(list) = self.trust.revocation_list(&authority) else { continue };
-            let number = list.list.unverified().number;
-            if number <= known || !self.peers.get_mut(&peer).is_some_and(|entry| entry.is_news(authority, number)) {
-                continue;
-            }
-            let notice = RevocationNotice { list: list.clone(), extensions: Extensions::none() };
-            self.notify(&Target::connected(peer), &notice);
-        }
-    }
-
-    /// Takes over a revocation list from anywhere and, if it was news, passes it on to everybody connected.
-    pub(crate) fn handle_revocation_list(
-        &mut self,
-        list: &halloo_protocol::identity::SignedRevocationList,
-        from: Option<PeerId>,
-    ) {
-        let authority = list.list.unverified().authority;
-        match self.trust.apply_revocations(list) {
-            Ok(false) => return,
-            Err(error) => {
-                debug!(?from, %error, "revocation list refused");
-                self.counters.malformed += 1;
-                return;
-            }
-            Ok(true) => {}
-        }
-        self.store_revocation_list(list);
-        let number = list.list.unverified().number;
-        self.events.send(Event::RevocationList { authority: self.labels.label_of(&authority), number });
-        let notice = RevocationNotice { list: list.clone(), extensions: Extensions::none() };
-        let others: Vec<PeerId> = self.peers.connected.keys().filter(|peer| Some(**peer) != from).copied().collect();
-        for peer in others {
-            self.notify(&Target::connected(peer), &notice);
-        }
-        self.trust_changed();
-        self.refresh_hello();
-    }
-
-    /// Re-judges every connected peer after a revocation: what was believed may be believed no longer.
-    fn trust_changed(&mut self) {
-        let now = self.now();
-        let _still_connected = self.disbelieve("revoked by its authority", |chain, trust| trust.is_revoked(&chain.user));
-        self.directory.machine.handle_trust_changed(now, &self.trust);
-    }
-
-    /// Believes no certificate longer than it lasts, also of peers that stay connected.
-    pub(crate) fn expire_chains(&mut self, now: UnixTime) {
-        let _still_connected = self.disbelieve("its certificate has ended", |chain, _| now > chain.not_after);
-    }
-
-    /// Believes some peers no more; tells which.
-    pub(crate) fn disbelieve(&mut self, why: &str, is_over: impl Fn(&VerifiedChain, &TrustStore) -> bool) -> Vec<PeerId> {
-        let over: Vec<PeerId> = self
-            .peers
-            .connected
-            .iter()
-            .filter(|(_, peer)| peer.chain.as_ref().is_some_and(|chain| is_over(chain, &self.trust)))
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in over.iter().copied() {
-            if let Some(known) = self.peers.connected.get_mut(&peer) {
-                known.chain = None;
-                known.chain_error = Some(why.to_owned());
-                known.descriptor = None;
-            }
-            self.account_circuits(peer);
-            self.directory_revoked(peer);
-        }
-        over
-    }
-
-    /// Says our hello to somebody, connected or not: it names the devices that our user has removed.
-    pub(crate) fn tell_hello_to(&mut self, target: &Target) {
-        let hello = self.own_hello();
-        self.notify(target, &hello);
-    }
-
     /// One frame from a peer.
     pub(crate) fn handle_frame(&mut self, peer: PeerId, via: ConnectionId, bytes: &[u8]) {
         let frame = match wire::decode::<Frame>(bytes, wire::FRAME_BYTES_MAX) {
@@ -881,42 +671,6 @@ impl EventLoop {
             let device = known.device;
             let now = self.now();
             self.directory.machine.handle_disconnected(now, &device, DisconnectReason::Left);
-        }
-    }
-
-    /// Makes what we say first on every stream anew: after enrolment, a change of addresses, roles or revocations. Connected peers are
-    /// told too.
-    pub(crate) fn refresh_hello(&mut self) {
-        self.set_hello_bytes();
-        let hello = self.own_hello();
-        let greeted: Vec<PeerId> = self.peers.connected.iter().filter(|(_, p)| p.greeted).map(|(peer, _)| *peer).collect();
-        for peer in greeted {
-            self.notify(&Target::connected(peer), &hello);
-        }
-    }
-
-    /// Gives streams that open from now on our present hello, with the time of their opening.
-    fn set_hello_bytes(&mut self) {
-        let (hello, clock) = (self.own_hello(), self.clock_source);
-        let greeting = move || wire::encode(&Frame::new(0, &Hello { clock: clock.raw_unix(), ..hello.clone() }));
-        self.swarm.behaviour_mut().streams.set_hello(Arc::new(greeting));
-    }
-
-    fn own_hello(&self) -> Hello {
-        let revocations = self
-            .trust
-            .authorities()
-            .take(halloo_protocol::node::HELLO_REVOCATIONS_MAX)
-            .map(|authority| RevocationNumber { authority: *authority, number: self.trust.revocation_number(authority) })
-            .collect();
-        Hello {
-            version: Hello::VERSION,
-            features: 0,
-            chain: Some(self.identity.chain().clone()),
-            descriptor: self.own_descriptor(),
-            clock: self.raw_unix(),
-            revocations,
-            extensions: with_tombstones(Extensions::none(), &self.own_tombstones()),
         }
     }
 
