@@ -49,6 +49,7 @@
 //! | crowding | two replicas, four bucket entries per /24 or /48 (not in a lab); the long-known stay |
 
 mod around;
+mod hearsay;
 mod known;
 mod lateness;
 mod limits;
@@ -65,10 +66,11 @@ mod store;
 
 pub use listings::{ListingReport, ListingSearch};
 pub use messages::{
-    Answer, BriefLease, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, EXTENSION_KNOWN, EXTENSION_NEWS, EXTENSION_PASSED,
-    FindListings, FindNode, FindRecord, LEASED_ENTRY_BYTES, LISTINGS_MAX, LISTINGS_NAMED_MAX, LISTINGS_UNNAMED_MAX, LeaseAnswer,
-    LeaseOutcome, ListingStored, ListingsFound, Nodes, RecordAnswer, RecordOutcome, RenewLease, Request, SYNC_ITEMS_MAX, Store,
-    StoreAnswer, StoreListing, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
+    Answer, BriefLease, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, EXTENSION_HEARSAY, EXTENSION_KNOWN, EXTENSION_NEWS,
+    EXTENSION_PASSED, FindListings, FindNode, FindRecord, LEASED_ENTRY_BYTES, LISTINGS_MAX, LISTINGS_NAMED_MAX,
+    LISTINGS_UNNAMED_MAX, LeaseAnswer, LeaseOutcome, ListingStored, ListingsFound, Nodes, RecordAnswer, RecordOutcome,
+    RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreListing, StoreOutcome, StoreRefusal, SyncItem, SyncOffer,
+    SyncWant,
 };
 pub use publish::{LeaseReport, PublishReport};
 pub use query::{FindOptions, FindOutcome, FindResult, Mode};

@@ -50,6 +50,12 @@ const DENYING_PATHS: usize = 4;
 /// dead nodes first when 40% are dead, and others name the same nodes.
 const TELLER_TRIES_MAX: usize = 4;
 
+/// The same of those whom a teller has never met. It may have been told of invented nodes.
+const HEARSAY_TRIES_MAX: usize = 2;
+
+/// Connected nodes that are asked with the first where nobody near enough is known: a round trip with them is half of one with any other, and each knows a thousand by hearsay.
+const GUIDES: usize = 6;
+
 /// Answers after which a look-up that seems to have gone astray believes what it has.
 const ANSWERS_ASTRAY_MAX: u32 = 20;
 
@@ -122,7 +128,18 @@ struct Candidate {
     /// The node of our own table over which we came to it.
     root: DeviceKey,
     teller: Option<DeviceKey>,
+    /// The teller has never met it.
+    is_hearsay: bool,
     state: State,
+}
+
+/// Whose word a candidate is, and whether that has met it.
+type Word = (DeviceKey, bool);
+
+impl Candidate {
+    fn word(&self) -> Option<Word> {
+        self.teller.map(|teller| (teller, self.is_hearsay))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -187,18 +204,19 @@ impl Lookup {
     pub(super) fn start_from(&mut self, known: Vec<Known>) {
         for known in known {
             let teller = (known.root != known.descriptor.device).then_some(known.root);
-            self.add(known.descriptor, known.root, teller);
+            self.add(known.descriptor, known.root, teller, false);
         }
     }
 
-    fn add(&mut self, descriptor: Arc<Descriptor>, root: DeviceKey, teller: Option<DeviceKey>) -> bool {
+    fn add(&mut self, descriptor: Arc<Descriptor>, root: DeviceKey, teller: Option<DeviceKey>, is_hearsay: bool) -> bool {
         let at = (self.target.distance(&descriptor.place), descriptor.device);
         if let Some(known) = self.candidates.get_mut(&at)
             && known.state == State::Fresh
             && known.teller.is_some()
+            && (known.is_hearsay || !is_hearsay)
         {
             // The newest word counts, so that a node doesn't fall with the first to name it.
-            (known.root, known.teller) = (root, teller);
+            (known.root, known.teller, known.is_hearsay) = (root, teller, is_hearsay);
         }
         let is_wanted = descriptor.device != self.own
             && descriptor.roles.contains(Roles::DIRECTORY)
@@ -206,20 +224,21 @@ impl Lookup {
             && !self.candidates.keys().any(|(_, device)| *device == at.1);
         if is_wanted {
             let group = NetworkGroup::of_descriptor(&descriptor);
-            self.candidates.insert(at, Candidate { descriptor, group, root, teller, state: State::Fresh });
+            self.candidates.insert(at, Candidate { descriptor, group, root, teller, is_hearsay, state: State::Fresh });
         }
         is_wanted
     }
 
-    /// Adds the nodes that `teller` named.
-    pub(super) fn told(&mut self, teller: &DeviceKey, closer: &[Arc<Descriptor>]) {
+    /// Adds the nodes that `teller` named, as one who has met them or by hearsay.
+    pub(super) fn told(&mut self, teller: &DeviceKey, closer: &[Arc<Descriptor>], is_hearsay: bool) {
         let Some((at, root)) = self.find(teller).map(|(at, candidate)| (at, candidate.root)) else { return };
         let mut brought_closer = false;
         for descriptor in closer {
             let distance = self.target.distance(&descriptor.place);
-            brought_closer |= self.add(Arc::clone(descriptor), root, Some(*teller)) && distance < at.0;
+            brought_closer |= self.add(Arc::clone(descriptor), root, Some(*teller), is_hearsay) && distance < at.0;
         }
-        self.is_stalled |= !brought_closer;
+        // Who knows nobody closer by hearsay may well have met somebody who is.
+        self.is_stalled |= !brought_closer && !is_hearsay;
     }
 
     fn find(&self, device: &DeviceKey) -> Option<((Distance, DeviceKey), &Candidate)> {
@@ -326,11 +345,11 @@ impl Lookup {
     }
 
     /// What became of the nodes that each teller named: answered, and failed or silent.
-    fn tellers(&self, now: Instant) -> BTreeMap<DeviceKey, (usize, usize)> {
-        let mut tellers: BTreeMap<DeviceKey, (usize, usize)> = BTreeMap::new();
+    fn tellers(&self, now: Instant) -> BTreeMap<Word, (usize, usize)> {
+        let mut tellers: BTreeMap<Word, (usize, usize)> = BTreeMap::new();
         for candidate in self.candidates.values() {
-            let Some(teller) = candidate.teller else { continue };
-            let counts = tellers.entry(teller).or_default();
+            let Some(word) = candidate.word() else { continue };
+            let counts = tellers.entry(word).or_default();
             match candidate.state {
                 State::Fresh => {}
                 State::Failed => counts.1 += 1,
@@ -354,10 +373,10 @@ impl Lookup {
             if candidate.state.is_out(now) || (!self.is_lab && (*seen >= GROUP_REPLICAS_MAX || owners.contains(&owner))) {
                 continue;
             }
-            if let Some((confirmed, tried)) = candidate.teller.and_then(|teller| tellers.get_mut(&teller))
+            if let Some((confirmed, tried)) = candidate.word().and_then(|word| tellers.get_mut(&word))
                 && *confirmed == 0
             {
-                if *tried >= TELLER_TRIES_MAX {
+                if *tried >= if candidate.is_hearsay { HEARSAY_TRIES_MAX } else { TELLER_TRIES_MAX } {
                     continue;
                 }
                 *tried += usize::from(is_for_asking);
@@ -404,6 +423,7 @@ impl Lookup {
         if std::mem::take(&mut self.is_silence_news) && !self.is_waiting(now) {
             self.stage = self.stage.saturating_add(1);
         }
+        let guides = self.guides(now, table);
         let window = self.window(now, REPLICAS, true);
         let width = match self.stage {
             0 => self.first_width(&window, table),
@@ -411,11 +431,11 @@ impl Lookup {
             _ => REPLICAS,
         };
         let width = if self.is_stalled { width.max(WIDTH_HEDGE) } else { width };
-        let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
-        let ask = match self.warm(&window, table) {
+        let mut ask = match self.warm(&window, table) {
             Some(warm) => vec![warm],
-            None => self.likeliest(now, &window, width.saturating_sub(waiting), table),
+            None => self.likeliest(now, &window, width.saturating_sub(self.waited_for(&window, table)), table),
         };
+        ask.extend(guides.into_iter().filter(|guide| !ask.contains(guide)).collect::<Vec<_>>());
         if !ask.is_empty() || self.is_waiting(now) || self.is_in_grace(now) {
             return Step { ask, end: None };
         }
@@ -427,6 +447,37 @@ impl Lookup {
         let is_proved = has_majority && ask.is_empty();
         let end = ask.is_empty().then_some(if is_proved { End::Absent } else { End::Inconclusive });
         Step { ask, end }
+    }
+
+    /// Whether a node at this distance is near enough to be a replica almost surely.
+    fn is_core(distance: Distance, table: &RoutingTable) -> bool {
+        distance.leading_zeros() >= table.core_bits().unwrap_or(0)
+    }
+
+    /// How many of the closest are waited for: if one that isn't asked yet is near enough to hold the record, those who aren't don't count.
+    fn waited_for(&self, window: &[&Candidate], table: &RoutingTable) -> usize {
+        let is_core = |candidate: &Candidate| Self::is_core(self.target.distance(&candidate.descriptor.place), table);
+        let has_core = window.iter().any(|candidate| candidate.state == State::Fresh && is_core(candidate));
+        let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. }));
+        waiting.filter(|candidate| !has_core || is_core(candidate)).count()
+    }
+
+    /// Whether nobody is known who is near enough to hold the record.
+    fn is_far_off(&self, now: Instant, table: &RoutingTable) -> bool {
+        let mut near = self.candidates.iter().filter(|(_, candidate)| !candidate.state.is_out(now));
+        near.next().is_some_and(|((distance, _), _)| !Self::is_core(*distance, table))
+    }
+
+    /// Connected nodes to ask beside the first, if nobody is known who is near enough to hold the record.
+    fn guides(&mut self, now: Instant, table: &RoutingTable) -> Vec<Arc<Descriptor>> {
+        if self.requests > 0 || !self.is_far_off(now, table) {
+            return Vec::new();
+        }
+        let guides = table.closest_connected(&self.target, GUIDES);
+        for guide in &guides {
+            self.add(Arc::clone(guide), guide.device, None, false);
+        }
+        guides
     }
 
     fn is_waiting(&self, now: Instant) -> bool {

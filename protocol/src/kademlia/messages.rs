@@ -50,6 +50,10 @@ pub const EXTENSION_KNOWN: u16 = 0x0002;
 /// would name without.
 pub const EXTENSION_NEWS: u16 = 0x0003;
 
+/// Extension of a [`RecordAnswer`]: nodes near the key that the answerer has never met, as others named them: an encoded list of at most eight descriptors. The asker may ask them for this record;
+/// they are no one's word for anything else.
+pub const EXTENSION_HEARSAY: u16 = 0x0004;
+
 /// Extension of a [`SyncWant`]: which of the offered records are held here neither as offered nor wanted, as this node isn't among their replicas. Eight bytes, little-endian: bit *n* stands for
 /// the item with number *n*. Those neither here nor wanted are held.
 pub const EXTENSION_PASSED: u16 = 0x0001;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
+use super::hearsay;
 use super::known;
 use super::lookup::{End, Goal, Lookup, Purpose};
 use super::messages::{
@@ -245,16 +246,18 @@ impl Directory {
             },
             RecordOutcome::Same => lookup.same(from, is_sure),
             RecordOutcome::Absent => {
+                let Ok(hearsay) = hearsay::named_in(&answer.extensions) else { return false };
                 lookup.absent(from, is_proved);
                 self.hear_closer(now, lookup, from, answer.closer);
+                lookup.told(from, &hearsay, true);
                 true
             }
         }
     }
 
     fn hear_closer(&mut self, now: Now, lookup: &mut Lookup, from: &DeviceKey, closer: Vec<Arc<Descriptor>>) {
-        lookup.told(from, &closer);
-        let teller = Arc::new(*from);
+        lookup.told(from, &closer, false);
+        let teller = self.table.teller(from);
         for descriptor in closer {
             self.table.hear(now.instant, descriptor, Some(&teller));
         }

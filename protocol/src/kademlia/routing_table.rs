@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use self::distrust::Distrust;
 use self::first_contacts::FirstContacts;
 pub(super) use self::peers::Mark;
-use self::peers::{Peer, Peers, Secs, Which};
+use self::peers::{Met, Peer, Peers, Secs, Which};
 use crate::directory::{Distance, Place, PlaceOwner, RecordKey};
 use crate::key::{AuthorityKey, DeviceKey};
 use crate::node::{Address, Descriptor, Roles};
@@ -59,6 +59,12 @@ const FRESH_SECS: u32 = 5 * 60;
 
 /// Taken as the seconds between a node's last sign of life and another's word of it.
 const HEARSAY_SECS: u32 = 5 * 60;
+
+/// Tellers whose keys are kept for what they tell next.
+const TELLERS_SHARED: usize = 32;
+
+/// Others are told of who is known by hearsay alone if somebody named it within so many seconds.
+const RUMOUR_SECS: u32 = 30 * 60;
 
 /// Seconds without a sign of life after which a proved node makes room for another: so many that whoever has many certificates can't put those who are just seldom met out of a table.
 const STALE_SECS: u32 = 24 * 3_600;
@@ -154,6 +160,8 @@ pub(super) struct RoutingTable {
     distrust: Distrust,
     rtts: VecDeque<Duration>,
     contacts: FirstContacts,
+    /// Who told something lately: at most [`TELLERS_SHARED`].
+    tellers: VecDeque<Arc<DeviceKey>>,
 }
 
 /// First and last key of the span around `place` outside which the node there is nobody's replica: eight times wider than the span that holds
@@ -185,6 +193,7 @@ impl RoutingTable {
             distrust: Distrust::default(),
             rtts: VecDeque::new(),
             contacts: FirstContacts::default(),
+            tellers: VecDeque::new(),
         }
     }
 
@@ -226,16 +235,35 @@ impl RoutingTable {
             self.hear(now, descriptor, None);
             return Admission::Full;
         }
-        let added = before.as_ref().filter(|peer| peer.proof.is_some()).map_or(self.secs(now), |peer| peer.added);
-        let mut peer = Peer::new(descriptor, added);
-        peer.proof = Some(Box::new(proof));
-        peer.seen = self.secs(now);
-        peer.living_since = before.as_ref().filter(|_| was_live).map_or(peer.seen, |peer| peer.living_since);
-        if let Some(rtt) = before.and_then(|peer| peer.rtt()) {
-            peer.measured(rtt);
-        }
+        let mut peer = Peer::new(descriptor, self.secs(now));
+        peer.met = Some(match before.and_then(|peer| peer.met) {
+            Some(mut met) => {
+                met.living_since = if was_live { met.living_since } else { peer.seen };
+                met.proof = proof;
+                met
+            }
+            None => {
+                let mut met = Met::new(proof, peer.seen);
+                let measured = self.connections.get(&device).and_then(|connection| connection.rtt);
+                measured.into_iter().for_each(|rtt| met.measured(rtt));
+                Box::new(met)
+            }
+        });
         self.peers.insert(peer);
         if was_live { Admission::Known } else { Admission::New }
+    }
+
+    /// A key for those of whom its node tells: the same as before if it told of others lately. Most that is heard comes from a few.
+    pub(super) fn teller(&mut self, device: &DeviceKey) -> Arc<DeviceKey> {
+        if let Some(known) = self.tellers.iter().find(|teller| ***teller == *device) {
+            return Arc::clone(known);
+        }
+        if self.tellers.len() >= TELLERS_SHARED {
+            self.tellers.pop_front();
+        }
+        let teller = Arc::new(*device);
+        self.tellers.push_back(Arc::clone(&teller));
+        teller
     }
 
     /// Takes in what somebody told. Never replaces anything proved, nor another's word that hasn't failed yet. True if the node wasn't known, or by another word that has failed.
@@ -250,7 +278,7 @@ impl RoutingTable {
             return false;
         }
         match self.peers.get(&device) {
-            Some(known) if known.proof.is_some() => return false,
+            Some(known) if known.met.is_some() => return false,
             Some(known) if known.failures == 0 => {
                 // Whom several name stays longest.
                 if known.told_by.as_ref() != teller {
@@ -263,7 +291,7 @@ impl RoutingTable {
         }
         // A node that came back has other addresses than those that failed.
         self.peers.remove(&device);
-        if self.hint_count() >= self.hints_capacity {
+        if !self.has_room_for_hints() {
             self.drop_a_hint();
         }
         let mut peer = Peer::new(descriptor, self.secs(now));
@@ -314,7 +342,7 @@ impl RoutingTable {
             .bucket(fullest)
             .filter(|peer| !self.connections.contains_key(&peer.descriptor.device))
             .filter(|peer| !is_near(&peer.descriptor.place))
-            .map(|peer| (peer.failures, peer.added, peer.descriptor.device))
+            .filter_map(|peer| Some((peer.failures, peer.met.as_ref()?.added, peer.descriptor.device)))
             .max();
         match youngest {
             Some((.., device)) => self.peers.remove(&device).is_some(),
@@ -387,12 +415,11 @@ impl RoutingTable {
         }
         let seen = self.secs(now);
         self.peers.change(device, |peer| {
-            if !peer.is_live() {
-                peer.living_since = seen;
-            }
+            let was_live = peer.is_live();
             (peer.failures, peer.is_suspect, peer.seen) = (0, false, seen);
-            if let Some(rtt) = rtt {
-                peer.measured(rtt);
+            if let Some(met) = &mut peer.met {
+                met.living_since = if was_live { met.living_since } else { seen };
+                rtt.into_iter().for_each(|rtt| met.measured(rtt));
             }
         });
     }
@@ -417,9 +444,11 @@ impl RoutingTable {
         let Some(mut peer) = self.peers.remove(device) else { return false };
         let was_live = peer.is_live();
         peer.failures = peer.failures.saturating_add(1).max(if is_certain { FAILURES_DEAD } else { 0 });
-        peer.failed_at = self.secs(now);
+        if let Some(met) = &mut peer.met {
+            met.failed_at = self.secs(now);
+        }
         let is_live = peer.is_live();
-        let is_worth_keeping = peer.failures < if peer.proof.is_some() { FAILURES_FORGET } else { FAILURES_DEAD };
+        let is_worth_keeping = peer.failures < if peer.met.is_some() { FAILURES_FORGET } else { FAILURES_DEAD };
         if is_worth_keeping {
             self.peers.insert(peer);
         }
@@ -432,7 +461,7 @@ impl RoutingTable {
     /// Drops nodes whose certificate has ended or was revoked; returns them.
     pub(super) fn retain_proved(&mut self, is_valid: impl Fn(&Proof) -> bool) -> Vec<Arc<Descriptor>> {
         let all = self.peers.iter(Which::Live).chain(self.peers.iter(Which::Hints));
-        let gone = all.filter(|peer| peer.proof.as_ref().is_some_and(|proof| !is_valid(proof)));
+        let gone = all.filter(|peer| peer.met.as_ref().is_some_and(|met| !is_valid(&met.proof)));
         let gone: Vec<_> = gone.map(|peer| Arc::clone(&peer.descriptor)).collect();
         for descriptor in &gone {
             self.peers.remove(&descriptor.device);
@@ -454,7 +483,7 @@ impl RoutingTable {
     /// The closest of those who came to count as living within the last `within`.
     pub(super) fn closest_news(&self, now: Instant, within: Duration, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
         let since = self.secs(now.checked_sub(within).unwrap_or(self.start));
-        let news = self.peers.iter(Which::Live).filter(|peer| peer.living_since >= since);
+        let news = self.peers.iter(Which::Live).filter(|peer| peer.met.as_ref().is_some_and(|met| met.living_since >= since));
         let mut news: Vec<_> = news.map(|peer| (target.distance(&peer.descriptor.place), &peer.descriptor)).collect();
         let order = |(distance, node): &(Distance, &Arc<Descriptor>)| (*distance, node.device);
         if news.len() > count {
@@ -497,6 +526,28 @@ impl RoutingTable {
         near.extend(self.peers.nearest(Which::Hints, target, count));
         near.sort_unstable_by_key(|(distance, peer)| (*distance, peer.descriptor.device));
         near.iter().take(count).map(|(_, peer)| Arc::clone(&peer.descriptor)).collect()
+    }
+
+    /// Of the `count` closest that are known those that nobody but others vouches for, who named them lately and of whom none was silent.
+    pub(super) fn closest_hearsay(&self, now: Instant, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
+        let now = self.secs(now);
+        let is_fresh = |peer: &Peer| peer.failures == 0 && !peer.is_suspect && now.0.saturating_sub(peer.seen.0) <= RUMOUR_SECS;
+        let mut near = self.peers.nearest(Which::Hints, target, 2 * count);
+        near.retain(|(_, peer)| is_fresh(peer));
+        near.truncate(count);
+        let met = self.peers.nearest(Which::Live, target, count);
+        let is_among = |distance: &Distance| met.iter().filter(|(met, _)| met < distance).count();
+        let among = near.iter().enumerate().filter(|(rank, (distance, _))| rank + is_among(distance) < count);
+        among.map(|(_, (_, peer))| Arc::clone(&peer.descriptor)).collect()
+    }
+
+    /// The proved servers to whom connections are open that are closest to `target`.
+    pub(super) fn closest_connected(&self, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
+        let mut connected = self.connected_servers();
+        connected.retain(|node| !self.is_suspect(&node.device));
+        connected.sort_by_cached_key(|node| (target.distance(&node.place), node.device));
+        connected.truncate(count);
+        connected
     }
 
     /// Proved servers to whom connections are open.
@@ -588,7 +639,7 @@ impl RoutingTable {
 
     /// The place a chain proved, if any.
     pub(super) fn proved_place(&self, device: &DeviceKey) -> Option<Place> {
-        let proved = self.peers.get(device).filter(|peer| peer.proof.is_some()).map(|peer| peer.descriptor.place);
+        let proved = self.peers.get(device).filter(|peer| peer.met.is_some()).map(|peer| peer.descriptor.place);
         proved.or_else(|| self.connections.get(device)?.place)
     }
 
@@ -604,7 +655,7 @@ impl RoutingTable {
     /// How long ago a peer showed life: 0 within [`FRESH_SECS`], 1 within three times as many, 2 within seven times, and so on.
     fn staleness(&self, now: Instant, peer: &Peer) -> u32 {
         let own = self.secs(now).0.saturating_sub(peer.seen.0);
-        let age = if peer.proof.is_some() { own } else { own.saturating_add(HEARSAY_SECS) };
+        let age = if peer.met.is_some() { own } else { own.saturating_add(HEARSAY_SECS) };
         (age / FRESH_SECS + 1).ilog2()
     }
 
@@ -617,7 +668,7 @@ impl RoutingTable {
             peer.map_or(0, |peer| peer.failures),
             connection.is_none(),
             peer.map_or(u32::MAX, |peer| self.staleness(now, peer)),
-            peer.is_none_or(|peer| peer.proof.is_none()),
+            peer.is_none_or(|peer| peer.met.is_none()),
             connection.is_some_and(|connection| connection.relayed),
             rtt.unwrap_or_else(|| self.median_rtt()).as_millis() / 20,
         )
@@ -642,6 +693,11 @@ impl RoutingTable {
 
     pub(super) fn hint_count(&self) -> usize {
         self.peers.len(Which::Hints)
+    }
+
+    /// Whether another node can be known by hearsay without giving one up.
+    pub(super) fn has_room_for_hints(&self) -> bool {
+        self.hint_count() < self.hints_capacity
     }
 
     /// All proved, living nodes.

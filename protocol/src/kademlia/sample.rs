@@ -150,11 +150,12 @@ impl Directory {
             self.counters.invalid_answers += 1;
             return;
         };
-        let teller = Arc::new(*from);
+        let teller = self.table.teller(from);
         let all = named.len();
         let new = named.into_iter().filter(|node| self.table.hear(now.instant, Arc::clone(node), Some(&teller))).count();
         let Some((within, left)) = sample.news else {
-            self.heard.note(all, new);
+            // Whom a full table takes in puts somebody else out: strangers hardly have to be asked for that.
+            self.heard.note(all, if self.table.has_room_for_hints() { new } else { 0 });
             return self.table.sampled(sample.asked_at, from);
         };
         // It may have more, unless it is one of those who can't tell news from the rest.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::hearsay::{self, HEARSAY_MAX};
 use super::known;
 use super::limits::Draw;
 use super::messages::{
@@ -127,8 +128,17 @@ impl Directory {
             None => (RecordOutcome::Absent, self.name_closer(&Place(request.key.0), request.want, asker)),
         };
         let (closer, extensions) = known::leave_out(&request.extensions, closer, Extensions::none());
+        let is_referral = outcome == RecordOutcome::Absent && request.want > 0;
+        let extensions = if is_referral { self.with_hearsay(now, request, asker, extensions) } else { extensions };
         let extensions = if is_doubtful { extensions.with(EXTENSION_DOUBTFUL, Vec::new()) } else { extensions };
         RecordAnswer { outcome, closer, extensions }
+    }
+
+    /// Of those closest to the key whom this node has never met.
+    fn with_hearsay(&self, now: Now, request: &FindRecord, asker: &DeviceKey, extensions: Extensions) -> Extensions {
+        let mut nodes = self.table.closest_hearsay(now.instant, &Place(request.key.0), HEARSAY_MAX);
+        nodes.retain(|node| node.device != *asker);
+        hearsay::with_hearsay(&request.extensions, nodes, extensions)
     }
 
     /// True of what an earlier run left here or a device brought before the others had time to give what they hold; of an own record

@@ -8,10 +8,10 @@ use crate::fixture::{self, Authority, START};
 use halloo_protocol::directory::{DirectoryRecord, Place, RecordKey};
 use halloo_protocol::identity::{TrustStore, VerifiedChain};
 use halloo_protocol::kademlia::{
-    Action, Answer, Config, Connected, Directory, DisconnectReason, EXTENSION_KNOWN, EXTENSION_NEWS, Event, Failure,
-    FindListings, FindNode, FindOptions, FindRecord, LeaseAnswer, LeaseOutcome, ListingStored, ListingsFound, LocalNode, Mode,
-    NetworkGroup, Nodes, QueryId, RecordAnswer, RecordOutcome, RenewLease, Request, RequestId, RequestSource, Store, StoreAnswer,
-    StoreLimits, StoreListing, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
+    Action, Answer, Config, Connected, Directory, DisconnectReason, EXTENSION_HEARSAY, EXTENSION_KNOWN, EXTENSION_NEWS, Event,
+    Failure, FindListings, FindNode, FindOptions, FindRecord, LeaseAnswer, LeaseOutcome, ListingStored, ListingsFound, LocalNode,
+    Mode, NetworkGroup, Nodes, QueryId, RecordAnswer, RecordOutcome, RenewLease, Request, RequestId, RequestSource, Store,
+    StoreAnswer, StoreLimits, StoreListing, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
 use halloo_protocol::key::{DeviceKey, PublicKey, hash};
 use halloo_protocol::linked::PlacedListing;
@@ -192,7 +192,12 @@ impl Machine {
                     1 => RecordOutcome::Same,
                     _ => RecordOutcome::Absent,
                 };
-                Answer::Record(RecordAnswer { outcome, closer, extensions })
+                let hearsay = match self.below(3) {
+                    0 => halloo_protocol::wire::encode(&self.descriptors()),
+                    1 => (0..self.below(40)).map(|_| self.rng.random()).collect(),
+                    _ => return Ok(Answer::Record(RecordAnswer { outcome, closer, extensions })),
+                };
+                Answer::Record(RecordAnswer { outcome, closer, extensions: extensions.with(EXTENSION_HEARSAY, hearsay) })
             }
             1 => Answer::Nodes(Nodes { closer, extensions }),
             2 => {

@@ -5,6 +5,7 @@
 mod attacks;
 mod fixture;
 mod fuzz;
+mod hearsay;
 mod keepers;
 mod listings;
 mod neighbourhood;

@@ -25,7 +25,7 @@ fn news_of(asked: &FindNode) -> Option<u16> {
 }
 
 impl Lone {
-    fn connect(&mut self, chain: &VerifiedChain, number: usize) {
+    pub(crate) fn connect(&mut self, chain: &VerifiedChain, number: usize) {
         let connected = Connected { device: chain.device, rtt: None, is_relayed: false };
         self.directory.handle_connected(self.now, connected);
         self.meet(chain, number);
@@ -76,7 +76,7 @@ impl Lone {
     }
 }
 
-fn descriptors(chains: &[VerifiedChain]) -> Vec<Arc<Descriptor>> {
+pub(crate) fn descriptors(chains: &[VerifiedChain]) -> Vec<Arc<Descriptor>> {
     let chains = chains.iter().zip(1_000..);
     chains.map(|(chain, number)| Arc::new(fixture::descriptor(chain, number, Roles::DIRECTORY))).collect()
 }

@@ -35,9 +35,9 @@ use halloo_protocol::identity::{
     UserCertificate, UserId,
 };
 use halloo_protocol::kademlia::{
-    EXTENSION_KNOWN, EXTENSION_NEWS, EXTENSION_PASSED, FindListings, FindNode, FindRecord, LeaseAnswer, LeaseOutcome,
-    ListingStored, ListingsFound, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store, StoreAnswer, StoreListing, StoreOutcome,
-    StoreRefusal, SyncItem, SyncOffer, SyncWant,
+    EXTENSION_HEARSAY, EXTENSION_KNOWN, EXTENSION_NEWS, EXTENSION_PASSED, FindListings, FindNode, FindRecord, LeaseAnswer,
+    LeaseOutcome, ListingStored, ListingsFound, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store, StoreAnswer, StoreListing,
+    StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
 use halloo_protocol::linked::{
     AddressProof, AddressWord, Association, IdentityMerge, Indicator, LeaveScope, LinkedAsk, LinkedId, LinkedKey, LinkedLeave,
@@ -184,6 +184,11 @@ pub(crate) fn all() -> Vec<Vector> {
         "record_answer_found" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Found(wire::encode(&record())), closer: Vec::new(), extensions: none() };
         "record_answer_same" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Same, closer: Vec::new(), extensions: none() };
         "record_answer_absent" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Absent, closer: vec![descriptor().into(); 2], extensions: none() };
+        "record_answer_hearsay" => message RecordAnswer = RecordAnswer {
+            outcome: RecordOutcome::Absent,
+            closer: vec![descriptor().into()],
+            extensions: none().with(EXTENSION_HEARSAY, wire::encode(&vec![descriptor(); 2])),
+        };
         "find_node" => message FindNode = FindNode { target: [0x77; 32], want: 16, extensions: none() };
         "find_node_knowing" => message FindNode = FindNode { target: [0x77; 32], want: 16, extensions: none().with(EXTENSION_KNOWN, (1..=16).collect()) };
         "find_node_news" => message FindNode = FindNode { target: [0x77; 32], want: 16, extensions: none().with(EXTENSION_NEWS, vec![0x59, 0x02]) };

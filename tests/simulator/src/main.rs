@@ -30,6 +30,9 @@ struct Arguments {
     /// Minutes of churn before anything is counted, and over which upkeep is counted.
     #[arg(long, default_value_t = 30)]
     minutes: u64,
+    /// Most nodes that a table knows by hearsay, in the rows about scale; the product's limit if absent. Memory of very large networks goes with it.
+    #[arg(long)]
+    hints: Option<usize>,
     /// Look-ups of the rows about scale.
     #[arg(long, default_value_t = 10_000)]
     lookups: usize,
@@ -94,7 +97,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if has(Part::Scale) {
         let time = Duration::from_secs(60 * arguments.minutes);
         for blocked in arguments.blocked.iter().copied() {
-            let scale = Scale { nodes: arguments.nodes, blocked, settle: time, measure: time, lookups: arguments.lookups };
+            let (nodes, hints, lookups) = (arguments.nodes, arguments.hints, arguments.lookups);
+            let scale = Scale { nodes, blocked, hints, settle: time, measure: time, lookups };
             rows::scale(seed, scale).iter().for_each(print_row);
         }
     }

@@ -1,7 +1,7 @@
-//! The peers of a routing table, in some 64 bytes each beside their descriptor, and in the order of their places.
+//! The peers of a routing table, in some 50 bytes each beside their descriptor, and in the order of their places.
 //!
 //! A table has thousands of them and is asked at every request. So an entry is small (times are whole seconds since the table's start, what is rare is
-//! boxed), entries stay where they are, and what orders them are arrays of the first 64 bits of a key beside the entry's number: searched by halving, and moved by one
+//! boxed), entries stay where they are, and what orders them are arrays of the first 32 bits of a key beside the entry's number: searched by halving, and moved by one
 //! copy when something comes in between.
 
 use std::ops::Range;
@@ -23,7 +23,7 @@ pub(in crate::kademlia) struct Mark(u64);
 
 impl Mark {
     pub(in crate::kademlia) fn of(device: &DeviceKey) -> Self {
-        Self(prefix(device.as_bytes()))
+        Self(device.as_bytes().first_chunk().map_or(0, |first| u64::from_be_bytes(*first)))
     }
 }
 
@@ -31,50 +31,23 @@ impl Mark {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Secs(pub(super) u32);
 
+/// What is known of those alone whose places are proved: few of a table's peers.
 #[derive(Clone, Debug)]
-pub(super) struct Peer {
-    pub(super) descriptor: Arc<Descriptor>,
-    pub(super) proof: Option<Box<Proof>>,
-    pub(super) told_by: Option<Arc<DeviceKey>>,
+pub(super) struct Met {
+    pub(super) proof: Proof,
+    /// When its place was proved first.
+    pub(super) added: Secs,
+    /// Since when it counts as living; if it doesn't, it means nothing.
+    pub(super) living_since: Secs,
+    /// When it failed last, if it did.
+    pub(super) failed_at: Secs,
     /// Microseconds; 0 if none was measured.
     rtt: u32,
-    pub(super) failed_at: Secs,
-    pub(super) added: Secs,
-    /// When it last showed life, or somebody told of it.
-    pub(super) seen: Secs,
-    /// Since when it counts as living; as of the others, it means nothing.
-    pub(super) living_since: Secs,
-    pub(super) failures: u8,
-    /// It was silent longer than others are, and hasn't answered since.
-    pub(super) is_suspect: bool,
 }
 
-impl Peer {
-    pub(super) const fn new(descriptor: Arc<Descriptor>, added: Secs) -> Self {
-        Self {
-            descriptor,
-            proof: None,
-            told_by: None,
-            rtt: 0,
-            failed_at: Secs(0),
-            added,
-            seen: added,
-            living_since: added,
-            failures: 0,
-            is_suspect: false,
-        }
-    }
-
-    pub(super) const fn is_live(&self) -> bool {
-        self.proof.is_some() && self.failures < FAILURES_DEAD
-    }
-
-    pub(super) const fn may_be_asked(&self, now: Secs) -> bool {
-        self.failures < FAILURES_DEAD || now.0.saturating_sub(self.failed_at.0) as u64 >= DEAD_RETRY.as_secs()
-    }
-
-    pub(super) fn group(&self) -> Option<NetworkGroup> {
-        NetworkGroup::of_descriptor(&self.descriptor)
+impl Met {
+    pub(super) const fn new(proof: Proof, now: Secs) -> Self {
+        Self { proof, added: now, living_since: now, failed_at: Secs(0), rtt: 0 }
     }
 
     pub(super) fn rtt(&self) -> Option<Duration> {
@@ -88,15 +61,52 @@ impl Peer {
     }
 }
 
-/// Numbers of peers in the order of a key's first 64 bits.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) descriptor: Arc<Descriptor>,
+    /// None of who is known by hearsay.
+    pub(super) met: Option<Box<Met>>,
+    pub(super) told_by: Option<Arc<DeviceKey>>,
+    /// When it last showed life, or somebody told of it.
+    pub(super) seen: Secs,
+    pub(super) failures: u8,
+    /// It was silent longer than others are, and hasn't answered since.
+    pub(super) is_suspect: bool,
+}
+
+impl Peer {
+    pub(super) const fn new(descriptor: Arc<Descriptor>, seen: Secs) -> Self {
+        Self { descriptor, met: None, told_by: None, seen, failures: 0, is_suspect: false }
+    }
+
+    pub(super) const fn is_live(&self) -> bool {
+        self.met.is_some() && self.failures < FAILURES_DEAD
+    }
+
+    /// False of who has died lately.
+    pub(super) fn may_be_asked(&self, now: Secs) -> bool {
+        let failed_at = self.met.as_ref().map_or(Secs(0), |met| met.failed_at);
+        self.failures < FAILURES_DEAD || now.0.saturating_sub(failed_at.0) as u64 >= DEAD_RETRY.as_secs()
+    }
+
+    pub(super) fn group(&self) -> Option<NetworkGroup> {
+        NetworkGroup::of_descriptor(&self.descriptor)
+    }
+
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.met.as_ref().and_then(|met| met.rtt())
+    }
+}
+
+/// Numbers of peers in the order of a key's first 32 bits.
 #[derive(Clone, Debug, Default)]
 struct Index {
-    prefixes: Vec<u64>,
+    prefixes: Vec<u32>,
     slots: Vec<Slot>,
 }
 
-fn prefix(bytes: &[u8; 32]) -> u64 {
-    bytes.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+fn prefix(bytes: &[u8; 32]) -> u32 {
+    bytes.first_chunk().map_or(0, |first| u32::from_be_bytes(*first))
 }
 
 /// Room for an eighth more: twice as much would leave half of a table empty.
@@ -107,11 +117,11 @@ fn make_room<T>(entries: &mut Vec<T>) {
 }
 
 impl Index {
-    fn range(&self, low: u64, high: u64) -> Range<usize> {
+    fn range(&self, low: u32, high: u32) -> Range<usize> {
         self.prefixes.partition_point(|prefix| *prefix < low)..self.prefixes.partition_point(|prefix| *prefix <= high)
     }
 
-    fn insert(&mut self, prefix: u64, slot: Slot) {
+    fn insert(&mut self, prefix: u32, slot: Slot) {
         let at = self.prefixes.partition_point(|known| *known < prefix);
         make_room(&mut self.prefixes);
         make_room(&mut self.slots);
@@ -119,7 +129,7 @@ impl Index {
         self.slots.insert(at, slot);
     }
 
-    fn remove(&mut self, prefix: u64, slot: Slot) {
+    fn remove(&mut self, prefix: u32, slot: Slot) {
         if let Some(at) = self.range(prefix, prefix).find(|at| self.slots.get(*at) == Some(&slot)) {
             self.prefixes.remove(at);
             self.slots.remove(at);
@@ -184,7 +194,9 @@ impl Peers {
 
     /// Those with a mark: one, or none.
     pub(super) fn marked(&self, mark: Mark) -> impl Iterator<Item = &Peer> {
-        self.by_device.slots(self.by_device.range(mark.0, mark.0)).filter_map(|slot| self.at(slot))
+        let prefix = (mark.0 >> 32) as u32;
+        let like = self.by_device.slots(self.by_device.range(prefix, prefix)).filter_map(|slot| self.at(slot));
+        like.filter(move |peer| Mark::of(&peer.descriptor.device) == mark)
     }
 
     /// Adds a peer that isn't there.
@@ -230,9 +242,9 @@ impl Peers {
         self.index(which).slots.iter().filter_map(|slot| self.at(*slot))
     }
 
-    /// Those whose places share their first `bits` bits, at most 64, with `point`, and a few more beside them if it is more.
+    /// Those whose places share their first `bits` bits, at most 32, with `point`, and a few more beside them if it is more.
     pub(super) fn around(&self, which: Which, point: &Place, bits: u32) -> impl Iterator<Item = &Peer> {
-        let free = u64::MAX.checked_shr(bits).unwrap_or(0);
+        let free = u32::MAX.checked_shr(bits).unwrap_or(0);
         let (point, index) = (prefix(&point.0), self.index(which));
         index.slots(index.range(point & !free, point | free)).filter_map(|slot| self.at(slot))
     }
@@ -245,7 +257,7 @@ impl Peers {
         let shared = beside.into_iter().flatten().map(|prefix| (prefix ^ point).leading_zeros()).max();
         let Some(mut bits) = shared else { return Vec::new() };
         let range = loop {
-            let free = u64::MAX.checked_shr(bits).unwrap_or(0);
+            let free = u32::MAX.checked_shr(bits).unwrap_or(0);
             let range = index.range(point & !free, point | free);
             if bits == 0 || range.len() >= count {
                 break range;

@@ -386,6 +386,8 @@ pub struct Scale {
     pub nodes: usize,
     /// Share of them that can't be dialled.
     pub blocked: f64,
+    /// Most nodes that a table knows by hearsay, if not as many as the product's.
+    pub hints: Option<usize>,
     /// Churn before anything is measured.
     pub settle: Duration,
     /// Time over which upkeep is counted.
@@ -399,7 +401,9 @@ pub struct Scale {
 #[allow(clippy::print_stdout, reason = "what the rows don't say goes beside them")]
 pub fn scale(seed: u64, scale: Scale) -> Vec<Row> {
     let Scale { nodes, blocked, .. } = scale;
-    let mut swarm = Swarm::grown(fixed(Plan::blocked(seed, nodes, blocked)));
+    let mut plan = fixed(Plan::blocked(seed, nodes, blocked));
+    plan.config.hints_max = scale.hints.unwrap_or(plan.config.hints_max);
+    let mut swarm = Swarm::grown(plan);
     swarm.begin_churn(Churn::default());
     swarm.run_for(scale.settle);
     let online = swarm.network.running();
