@@ -23,8 +23,8 @@
 //!
 //! # Tables
 //!
-//! Descriptors, not connections. Proved nodes (a chain gave them their place) and hints (others told) are apart: only proved, living nodes are
-//! passed on, count as replicas, and may say "no such record". See `routing_table`. Only nodes with the directory role are in tables; a client
+//! Descriptors, not connections. Proved nodes (a chain gave them their place) and hints (others told) are apart: only proved, living nodes
+//! are vouched for to others, count as replicas, and may say "no such record"; of the others those near a key are named as such. See `routing_table`. Only nodes with the directory role are in tables; a client
 //! ([`LocalNode::is_serving`] false) asks and isn't asked. The owner keeps [`Directory::neighbours`] connected, since their deaths must be
 //! noticed; other connections are its own business.
 //!
@@ -44,7 +44,7 @@
 //! | floods of keys | shares per sender, network, total; far records make room for near ones, never the reverse |
 //! | floods of requests | token buckets per peer; [`Reply::Busy`] |
 //! | false places | the hello's chain decides; refused, banned for an hour, the teller noted |
-//! | invented nodes | never passed on; a teller whose nodes fail is asked last |
+//! | invented nodes | passed on one step and no further, as hearsay, to be asked for one record; a teller whose nodes fail is asked last |
 //! | false "absent" | majority of the living replicas, places proved, four disjoint paths |
 //! | crowding | two replicas, four bucket entries per /24 or /48 (not in a lab); the long-known stay |
 

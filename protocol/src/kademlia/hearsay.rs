@@ -2,7 +2,7 @@
 //!
 //! A node has met a hundred or two, and knows a thousand more because others named them. Asked for a record that it hasn't got it names those whom it has met; where one of the closest to the
 //! key is known to it by hearsay it says that too, apart. The asker may ask them for this record. It doesn't remember them, so that hearsay goes no further than one step beyond whom it
-//! was told to, and nobody is blamed for it.
+//! was told to, and nobody is blamed for it. What the asker knows of a node, or hears from who has met it, counts instead.
 
 use std::sync::Arc;
 

@@ -20,7 +20,7 @@ use crate::directory::{DirectoryRecord, Distance, Place, RecordKey};
 use crate::key::DeviceKey;
 use crate::node::{Descriptor, Roles};
 
-/// Most candidates of one look-up: 16 answers' worth.
+/// Most candidates of one look-up: eight answers' worth beside those it begins with. Beyond that nearer ones take the place of those farthest off.
 const CANDIDATES_MAX: usize = 256;
 
 /// Most requests of one look-up: eight times what a look-up among dead nodes needs.
@@ -50,8 +50,11 @@ const DENYING_PATHS: usize = 4;
 /// dead nodes first when 40% are dead, and others name the same nodes.
 const TELLER_TRIES_MAX: usize = 4;
 
-/// The same of those whom a teller has never met. It may have been told of invented nodes.
+/// Nodes that one teller knows by hearsay that may fail before another of them has answered. It may have been told of invented nodes.
 const HEARSAY_TRIES_MAX: usize = 2;
+
+/// Most nodes known by hearsay among the eight closest while they haven't answered: whoever has told many of invented ones can't hide those that live.
+const HEARSAY_WINDOW_MAX: usize = REPLICAS / 2;
 
 /// Connected nodes that are asked with the first where nobody near enough is known: a round trip with them is half of one with any other, and each knows a thousand by hearsay.
 const GUIDES: usize = 6;
@@ -121,24 +124,52 @@ impl State {
     }
 }
 
+/// How we came to a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// Our own table has met it.
+    Own,
+    /// Our own table has met it, and it was chosen for the connection to it, not for where it stands.
+    Guide,
+    /// By the word of this node, which has met it, whether for this look-up or before.
+    Told(DeviceKey),
+    /// By the word of this node, which was told of it.
+    Hearsay(DeviceKey),
+}
+
 #[derive(Clone, Debug)]
 struct Candidate {
     descriptor: Arc<Descriptor>,
     group: Option<NetworkGroup>,
     /// The node of our own table over which we came to it.
     root: DeviceKey,
-    teller: Option<DeviceKey>,
-    /// The teller has never met it.
-    is_hearsay: bool,
+    source: Source,
     state: State,
 }
 
-/// Whose word a candidate is, and whether that has met it.
+/// Whose word a candidate is, and whether that is hearsay.
 type Word = (DeviceKey, bool);
 
 impl Candidate {
     fn word(&self) -> Option<Word> {
-        self.teller.map(|teller| (teller, self.is_hearsay))
+        match self.source {
+            Source::Own | Source::Guide => None,
+            Source::Told(teller) => Some((teller, false)),
+            Source::Hearsay(teller) => Some((teller, true)),
+        }
+    }
+
+    const fn is_hearsay(&self) -> bool {
+        matches!(self.source, Source::Hearsay(_))
+    }
+
+    const fn has_answered(&self) -> bool {
+        matches!(self.state, State::Holds(_) | State::Absent { .. } | State::Answered)
+    }
+
+    /// Whether its word that there is no record shows that its path leads nowhere else: guides stand far off, and who tells by hearsay knows no path to whom it names.
+    const fn ends_a_path(&self) -> bool {
+        matches!(self.source, Source::Own | Source::Told(_))
     }
 }
 
@@ -157,6 +188,8 @@ pub(super) struct Lookup {
     is_lab: bool,
     candidates: BTreeMap<(Distance, DeviceKey), Candidate>,
     stage: u8,
+    /// How many guides were asked.
+    guides: u32,
     /// Somebody has been silent too long since the last step.
     is_silence_news: bool,
     /// Time beyond the usual, see [`Lookup::grant`].
@@ -193,6 +226,7 @@ impl Lookup {
             is_lab,
             candidates: BTreeMap::new(),
             stage: 0,
+            guides: 0,
             is_silence_news: false,
             granted: Duration::ZERO,
             is_stalled: false,
@@ -203,42 +237,65 @@ impl Lookup {
     /// Adds nodes of our own table.
     pub(super) fn start_from(&mut self, known: Vec<Known>) {
         for known in known {
-            let teller = (known.root != known.descriptor.device).then_some(known.root);
-            self.add(known.descriptor, known.root, teller, false);
+            let source = if known.root == known.descriptor.device { Source::Own } else { Source::Told(known.root) };
+            self.add(known.descriptor, known.root, source);
         }
     }
 
-    fn add(&mut self, descriptor: Arc<Descriptor>, root: DeviceKey, teller: Option<DeviceKey>, is_hearsay: bool) -> bool {
+    fn add(&mut self, descriptor: Arc<Descriptor>, root: DeviceKey, source: Source) -> bool {
+        if descriptor.device == self.own || !descriptor.roles.contains(Roles::DIRECTORY) {
+            return false;
+        }
         let at = (self.target.distance(&descriptor.place), descriptor.device);
-        if let Some(known) = self.candidates.get_mut(&at)
-            && known.state == State::Fresh
-            && known.teller.is_some()
-            && (known.is_hearsay || !is_hearsay)
-        {
+        if let Some((known_at, known)) = self.find(&descriptor.device) {
+            let is_hearsay = matches!(source, Source::Hearsay(_));
+            // Who has met a node knows better where it stands and lives.
+            let is_corrected = known.is_hearsay() && !is_hearsay && !known.has_answered() && known.descriptor != descriptor;
             // The newest word counts, so that a node doesn't fall with the first to name it.
-            (known.root, known.teller, known.is_hearsay) = (root, teller, is_hearsay);
+            let is_newer =
+                known_at == at && known.state == State::Fresh && known.word().is_some() && (known.is_hearsay() || !is_hearsay);
+            if is_corrected {
+                self.candidates.remove(&known_at);
+            } else if let Some(known) = self.candidates.get_mut(&at).filter(|_| is_newer) {
+                (known.root, known.source) = (root, source);
+            }
+            if !is_corrected {
+                return false;
+            }
         }
-        let is_wanted = descriptor.device != self.own
-            && descriptor.roles.contains(Roles::DIRECTORY)
-            && self.candidates.len() < CANDIDATES_MAX
-            && !self.candidates.keys().any(|(_, device)| *device == at.1);
-        if is_wanted {
-            let group = NetworkGroup::of_descriptor(&descriptor);
-            self.candidates.insert(at, Candidate { descriptor, group, root, teller, is_hearsay, state: State::Fresh });
+        if !self.has_room_at(at.0) {
+            return false;
         }
-        is_wanted
+        let group = NetworkGroup::of_descriptor(&descriptor);
+        self.candidates.insert(at, Candidate { descriptor, group, root, source, state: State::Fresh });
+        true
     }
 
-    /// Adds the nodes that `teller` named, as one who has met them or by hearsay.
-    pub(super) fn told(&mut self, teller: &DeviceKey, closer: &[Arc<Descriptor>], is_hearsay: bool) {
-        let Some((at, root)) = self.find(teller).map(|(at, candidate)| (at, candidate.root)) else { return };
-        let mut brought_closer = false;
-        for descriptor in closer {
-            let distance = self.target.distance(&descriptor.place);
-            brought_closer |= self.add(Arc::clone(descriptor), root, Some(*teller), is_hearsay) && distance < at.0;
+    /// Whether there is room for one more candidate at this distance: the farthest that wasn't asked makes room for nearer ones.
+    fn has_room_at(&mut self, distance: Distance) -> bool {
+        if self.candidates.len() < CANDIDATES_MAX {
+            return true;
         }
-        // Who knows nobody closer by hearsay may well have met somebody who is.
-        self.is_stalled |= !brought_closer && !is_hearsay;
+        let mut farthest = self.candidates.iter().rev().filter(|(_, candidate)| candidate.state == State::Fresh);
+        match farthest.next().map(|(at, _)| *at).filter(|at| distance < at.0) {
+            Some(at) => self.candidates.remove(&at).is_some(),
+            None => false,
+        }
+    }
+
+    /// Adds the nodes that `teller` named, those that it has met and those that it knows by hearsay.
+    pub(super) fn told(&mut self, teller: &DeviceKey, closer: &[Arc<Descriptor>], hearsay: &[Arc<Descriptor>]) {
+        let Some((at, candidate)) = self.find(teller) else { return };
+        let (root, is_guide) = (candidate.root, candidate.source == Source::Guide);
+        let met = closer.iter().map(|descriptor| (descriptor, Source::Told(*teller)));
+        let named: Vec<_> = met.chain(hearsay.iter().map(|descriptor| (descriptor, Source::Hearsay(*teller)))).collect();
+        let mut brought_closer = false;
+        for (descriptor, source) in named {
+            let distance = self.target.distance(&descriptor.place);
+            brought_closer |= self.add(Arc::clone(descriptor), root, source) && distance < at.0;
+        }
+        // Several guides are asked at once, and name the same.
+        self.is_stalled |= !brought_closer && !is_guide;
     }
 
     fn find(&self, device: &DeviceKey) -> Option<((Distance, DeviceKey), &Candidate)> {
@@ -336,7 +393,15 @@ impl Lookup {
         }
         let others = self.candidates.values();
         let others = others.filter(|candidate| candidate.descriptor.device != *asked && !candidate.state.is_out(now));
+        // Hearsay isn't known: that others say the same, or have met whom it is about, is news.
+        let others = others.filter(|candidate| !candidate.is_hearsay() || candidate.has_answered());
         others.take(CLOSER_MAX).map(|candidate| Arc::clone(&candidate.descriptor)).collect()
+    }
+
+    /// Whether a node is among the eight closest that are known.
+    pub(super) fn is_near(&self, device: &DeviceKey, now: Instant) -> bool {
+        let Some((at, _)) = self.find(device) else { return false };
+        self.candidates.range(..at).filter(|(_, nearer)| !nearer.state.is_out(now)).count() < REPLICAS
     }
 
     /// The place under which the query knows a node.
@@ -366,6 +431,7 @@ impl Lookup {
         let mut tellers = self.tellers(now);
         let mut groups: BTreeMap<Option<NetworkGroup>, usize> = BTreeMap::new();
         let mut owners = BTreeSet::new();
+        let mut hearsay = 0;
         let mut window = Vec::new();
         for candidate in self.candidates.values() {
             let seen = groups.entry(candidate.group).or_default();
@@ -373,14 +439,23 @@ impl Lookup {
             if candidate.state.is_out(now) || (!self.is_lab && (*seen >= GROUP_REPLICAS_MAX || owners.contains(&owner))) {
                 continue;
             }
-            if let Some((confirmed, tried)) = candidate.word().and_then(|word| tellers.get_mut(&word))
-                && *confirmed == 0
-            {
-                if *tried >= if candidate.is_hearsay { HEARSAY_TRIES_MAX } else { TELLER_TRIES_MAX } {
+            let is_doubtful = candidate.is_hearsay() && !candidate.has_answered();
+            if is_doubtful && hearsay >= HEARSAY_WINDOW_MAX {
+                continue;
+            }
+            if let Some((confirmed, tried)) = candidate.word().and_then(|word| tellers.get_mut(&word)) {
+                let tries_max = match candidate.source {
+                    // One that lives vouches for one more.
+                    Source::Hearsay(_) => HEARSAY_TRIES_MAX + *confirmed,
+                    _ if *confirmed == 0 => TELLER_TRIES_MAX,
+                    _ => usize::MAX,
+                };
+                if !candidate.has_answered() && *tried >= tries_max {
                     continue;
                 }
-                *tried += usize::from(is_for_asking);
+                *tried += usize::from(is_for_asking && !candidate.has_answered());
             }
+            hearsay += usize::from(is_doubtful);
             *seen += 1;
             owners.insert(owner);
             window.push(candidate);
@@ -475,8 +550,9 @@ impl Lookup {
         }
         let guides = table.closest_connected(&self.target, GUIDES);
         for guide in &guides {
-            self.add(Arc::clone(guide), guide.device, None, false);
+            self.add(Arc::clone(guide), guide.device, Source::Guide);
         }
+        self.guides = u32::try_from(guides.len()).unwrap_or(u32::MAX);
         guides
     }
 
@@ -489,23 +565,24 @@ impl Lookup {
     fn denials(&self, window: &[&Candidate]) -> (bool, BTreeSet<DeviceKey>) {
         let is_denial = |candidate: &Candidate| candidate.state == State::Absent { is_proved: true };
         let denials = window.iter().filter(|candidate| is_denial(candidate)).count();
-        let paths = self.candidates.values().filter(|candidate| is_denial(candidate)).map(|candidate| candidate.root).collect();
+        let over_paths = self.candidates.values().filter(|candidate| is_denial(candidate) && candidate.ends_a_path());
+        let paths = over_paths.map(|candidate| candidate.root).collect();
         (denials > window.len() / 2, paths)
     }
 
     /// The closest nodes that we know over another path: would they lead elsewhere? Empty if the network offers none.
     fn other_path(&self, paths: &BTreeSet<DeviceKey>) -> Vec<Arc<Descriptor>> {
-        let others =
-            self.candidates.values().filter(|candidate| candidate.state == State::Fresh && !paths.contains(&candidate.root));
+        let others = self.candidates.values().filter(|candidate| candidate.state == State::Fresh && candidate.ends_a_path());
+        let others = others.filter(|candidate| !paths.contains(&candidate.root));
         others.take(WIDTH_HEDGE).map(|candidate| Arc::clone(&candidate.descriptor)).collect()
     }
 
     /// For a look-up gone astray: neighbours know the same neighbourhoods, and miss the same. So the closest of those that stand farther off than all who
     /// have answered are asked; if there are none, the closest that weren't.
     fn beyond(&self, now: Instant) -> Vec<Arc<Descriptor>> {
-        let answered = |state: State| matches!(state, State::Holds(_) | State::Absent { .. } | State::Answered);
         let bits = |candidate: &Candidate| self.target.distance(&candidate.descriptor.place).leading_zeros();
-        let least = self.candidates.values().filter(|candidate| answered(candidate.state)).map(bits).min();
+        let answered = self.candidates.values().filter(|candidate| candidate.has_answered() && candidate.source != Source::Guide);
+        let least = answered.map(bits).min();
         // As everywhere, few of one network, one of a user, and of a teller whose word nothing has confirmed no more than are worth trying.
         let window = self.window(now, CANDIDATES_MAX, true);
         let fresh = window.into_iter().filter(|candidate| candidate.state == State::Fresh);
@@ -517,8 +594,8 @@ impl Lookup {
 
     /// Whether a look-up that seems to have gone astray may go on: somebody could make it seem so, and it has to end by itself before it is cut off.
     fn may_stray(&self, now: Instant) -> bool {
-        self.answers < ANSWERS_ASTRAY_MAX
-            && self.requests < REQUESTS_ASTRAY_MAX
+        self.answers < ANSWERS_ASTRAY_MAX + self.guides
+            && self.requests < REQUESTS_ASTRAY_MAX + self.guides
             && now.saturating_duration_since(self.started) < ASTRAY_MAX + self.granted
     }
 

@@ -50,7 +50,7 @@ pub const EXTENSION_KNOWN: u16 = 0x0002;
 /// would name without.
 pub const EXTENSION_NEWS: u16 = 0x0003;
 
-/// Extension of a [`RecordAnswer`]: nodes near the key that the answerer has never met, as others named them: an encoded list of at most eight descriptors. The asker may ask them for this record;
+/// Extension of a [`RecordAnswer`]: nodes near the key for which the answerer can't vouch, as others named them: an encoded list of at most eight descriptors. The asker may ask them for this record;
 /// they are no one's word for anything else.
 pub const EXTENSION_HEARSAY: u16 = 0x0004;
 

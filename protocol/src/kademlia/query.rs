@@ -205,7 +205,7 @@ impl Directory {
             }
             (Goal::Nodes { .. }, Some(Answer::Nodes(answer))) => {
                 lookup.answered(from);
-                self.hear_closer(now, &mut lookup, from, answer.closer);
+                self.hear_closer(now, &mut lookup, from, answer.closer, &[]);
                 true
             }
             _ => false,
@@ -229,7 +229,8 @@ impl Directory {
         answer: RecordAnswer,
         is_proved: bool,
     ) -> bool {
-        let is_sure = answer.extensions.find(EXTENSION_DOUBTFUL).is_none();
+        // Who is asked far from a key may take itself for a replica, and publications pass it by.
+        let is_sure = answer.extensions.find(EXTENSION_DOUBTFUL).is_none() && lookup.is_near(from, now.instant);
         match answer.outcome {
             RecordOutcome::Found(bytes) => match verify_bytes(&bytes, key, now.unix, trust) {
                 Ok(record) => {
@@ -246,17 +247,26 @@ impl Directory {
             },
             RecordOutcome::Same => lookup.same(from, is_sure),
             RecordOutcome::Absent => {
-                let Ok(hearsay) = hearsay::named_in(&answer.extensions) else { return false };
+                let Ok(mut hearsay) = hearsay::named_in(&answer.extensions) else { return false };
+                // Of whom this node knows, who has met them told it more.
+                hearsay.retain(|node| !self.table.is_known(&node.device));
                 lookup.absent(from, is_proved);
-                self.hear_closer(now, lookup, from, answer.closer);
-                lookup.told(from, &hearsay, true);
+                self.hear_closer(now, lookup, from, answer.closer, &hearsay);
                 true
             }
         }
     }
 
-    fn hear_closer(&mut self, now: Now, lookup: &mut Lookup, from: &DeviceKey, closer: Vec<Arc<Descriptor>>) {
-        lookup.told(from, &closer, false);
+    /// Takes in whom a node has named: those it has met, for later too, and for this look-up those it knows by hearsay.
+    fn hear_closer(
+        &mut self,
+        now: Now,
+        lookup: &mut Lookup,
+        from: &DeviceKey,
+        closer: Vec<Arc<Descriptor>>,
+        hearsay: &[Arc<Descriptor>],
+    ) {
+        lookup.told(from, &closer, hearsay);
         let teller = self.table.teller(from);
         for descriptor in closer {
             self.table.hear(now.instant, descriptor, Some(&teller));

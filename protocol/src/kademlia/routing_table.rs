@@ -1,6 +1,6 @@
 //! Whom this node knows: descriptors by place, bounded, with what is proved kept apart from what was only heard.
 //!
-//! A descriptor is *proved* when its node's hello showed a certificate chain that gives it its place. Only proved, living nodes are passed on
+//! A descriptor is *proved* when its node's hello showed a certificate chain that gives it its place. Only proved, living nodes are vouched for
 //! to others, count as replicas and may say "no such record". What others tell is a *hint*: good enough to ask, promoted by the hello that
 //! follows. Nodes that fail twice count as dead; they stay as hints for a while, because networks fail more often than nodes.
 
@@ -162,6 +162,7 @@ pub(super) struct RoutingTable {
     contacts: FirstContacts,
     /// Who told something lately: at most [`TELLERS_SHARED`].
     tellers: VecDeque<Arc<DeviceKey>>,
+    fresh_hints_lost: u64,
 }
 
 /// First and last key of the span around `place` outside which the node there is nobody's replica: eight times wider than the span that holds
@@ -194,6 +195,7 @@ impl RoutingTable {
             rtts: VecDeque::new(),
             contacts: FirstContacts::default(),
             tellers: VecDeque::new(),
+            fresh_hints_lost: 0,
         }
     }
 
@@ -291,8 +293,8 @@ impl RoutingTable {
         }
         // A node that came back has other addresses than those that failed.
         self.peers.remove(&device);
-        if !self.has_room_for_hints() {
-            self.drop_a_hint();
+        if self.hint_count() >= self.hints_capacity {
+            self.drop_a_hint(now);
         }
         let mut peer = Peer::new(descriptor, self.secs(now));
         peer.told_by = teller.cloned();
@@ -302,10 +304,15 @@ impl RoutingTable {
 
     /// Gives up one hint: of a handful, the one that failed most, else the one that nobody has named for longest. Hints age fast, so which handful hardly matters; what does is that a flood of
     /// hints doesn't cost a search of them all each.
-    fn drop_a_hint(&mut self) {
-        if let Some(worst) = self.peers.worst_of_some_hints(HINTS_COMPARED) {
-            self.peers.remove(&worst);
-        }
+    fn drop_a_hint(&mut self, now: Instant) {
+        let Some(worst) = self.peers.worst_of_some_hints(HINTS_COMPARED) else { return };
+        let lost = self.peers.remove(&worst);
+        self.fresh_hints_lost += u64::from(lost.is_some_and(|peer| self.is_fresh(now, &peer)));
+    }
+
+    /// Whether who is known by hearsay was named lately, and hasn't been silent.
+    fn is_fresh(&self, now: Instant, peer: &Peer) -> bool {
+        peer.failures == 0 && !peer.is_suspect && self.secs(now).0.saturating_sub(peer.seen.0) <= RUMOUR_SECS
     }
 
     /// Makes room for one more proved node at `place`; false if the table prefers what it has.
@@ -453,7 +460,7 @@ impl RoutingTable {
             self.peers.insert(peer);
         }
         while self.hint_count() > self.hints_capacity {
-            self.drop_a_hint();
+            self.drop_a_hint(now);
         }
         was_live && !is_live
     }
@@ -528,12 +535,10 @@ impl RoutingTable {
         near.iter().take(count).map(|(_, peer)| Arc::clone(&peer.descriptor)).collect()
     }
 
-    /// Of the `count` closest that are known those that nobody but others vouches for, who named them lately and of whom none was silent.
+    /// Of the `count` closest that are known those whom this table doesn't vouch for, and somebody has named lately.
     pub(super) fn closest_hearsay(&self, now: Instant, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
-        let now = self.secs(now);
-        let is_fresh = |peer: &Peer| peer.failures == 0 && !peer.is_suspect && now.0.saturating_sub(peer.seen.0) <= RUMOUR_SECS;
         let mut near = self.peers.nearest(Which::Hints, target, 2 * count);
-        near.retain(|(_, peer)| is_fresh(peer));
+        near.retain(|(_, peer)| self.is_fresh(now, peer));
         near.truncate(count);
         let met = self.peers.nearest(Which::Live, target, count);
         let is_among = |distance: &Distance| met.iter().filter(|(met, _)| met < distance).count();
@@ -591,7 +596,7 @@ impl RoutingTable {
     }
 
     /// Bits a place must share with a key so that its node is almost surely among the replicas: one more than the eighth nearest of all we
-    /// know of shares with us. Hints count: this is about how dense the network is, and only orders questions.
+    /// know of shares with us. Hints count: this is about how dense the network is, orders questions, and says whether connected nodes are asked beside the first.
     pub(super) fn core_bits(&self) -> Option<u32> {
         let near = [Which::Live, Which::Hints].map(|which| self.peers.nearest(which, &self.origin, REPLICAS));
         let mut distances: Vec<_> = near.into_iter().flatten().map(|(distance, _)| distance).collect();
@@ -622,6 +627,11 @@ impl RoutingTable {
             .map_or(0, |(distance, _)| distance.leading_zeros());
         let (low, high) = span(place, ninth.saturating_sub(3));
         (RecordKey(low.0), RecordKey(high.0))
+    }
+
+    /// Whether a node is in the table, met or by hearsay.
+    pub(super) fn is_known(&self, device: &DeviceKey) -> bool {
+        self.peers.get(device).is_some()
     }
 
     pub(super) fn is_live(&self, device: &DeviceKey) -> bool {
@@ -695,9 +705,9 @@ impl RoutingTable {
         self.peers.len(Which::Hints)
     }
 
-    /// Whether another node can be known by hearsay without giving one up.
-    pub(super) fn has_room_for_hints(&self) -> bool {
-        self.hint_count() < self.hints_capacity
+    /// How many have been given up, since the table's start, whom somebody had named lately, for others known by hearsay.
+    pub(super) const fn fresh_hints_lost(&self) -> u64 {
+        self.fresh_hints_lost
     }
 
     /// All proved, living nodes.

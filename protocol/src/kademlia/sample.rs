@@ -23,6 +23,9 @@ const ASKED_MAX: usize = 32;
 /// Questions about the places around a random one, beside those for news.
 const RANDOM: usize = 4;
 
+/// Of those who haven't been asked yet so many are asked at once; the others while the answers bring news. Where everybody is soon known most would be asked for nothing.
+const FIRST_ASKED: usize = 8;
+
 /// Most questions to a node just met, and of a client, which meets few.
 const MET_QUESTIONS: u32 = 3;
 const CLIENT_MET_QUESTIONS: u32 = 4;
@@ -56,6 +59,8 @@ pub(super) struct Heard {
     new: u32,
     /// Since the last refresh.
     met: Vec<DeviceKey>,
+    /// Who is to be asked for the first time, while that brings news.
+    waiting: Vec<DeviceKey>,
 }
 
 impl Heard {
@@ -104,14 +109,31 @@ impl Directory {
         let mut connected = self.table.connected_servers();
         connected.shuffle(&mut self.rng);
         self.heard.met.clear();
+        self.heard.waiting.clear();
         for to in connected.iter().take(ASKED_MAX) {
-            let news = self.table.sampled_before(now.instant, &to.device);
-            self.ask_for_nodes(now, to, news.map(|within| (within, NEWS_ASKED_MAX)));
+            match self.table.sampled_before(now.instant, &to.device) {
+                Some(within) => self.ask_for_nodes(now, to, Some((within, NEWS_ASKED_MAX))),
+                None => self.heard.waiting.push(to.device),
+            }
         }
-        for to in connected.iter().cycle().take(if connected.is_empty() { 0 } else { RANDOM }) {
+        // All who are asked for the first time are asked about random places as it is.
+        let is_first = self.heard.waiting.len() == connected.len();
+        let random = if is_first && connected.len() >= FIRST_ASKED || connected.is_empty() { 0 } else { RANDOM };
+        for to in connected.iter().cycle().take(random) {
             self.ask_for_nodes(now, to, None);
         }
+        (0..FIRST_ASKED).for_each(|_| self.ask_one_who_waits(now));
         connected.len()
+    }
+
+    /// Asks the next of those who haven't been asked yet, as far as it is still connected.
+    fn ask_one_who_waits(&mut self, now: Now) {
+        while let Some(waiting) = self.heard.waiting.pop() {
+            let to = self.table.live_descriptor(&waiting).filter(|_| self.table.is_connected(&waiting));
+            if let Some(to) = to {
+                return self.ask_for_nodes(now, &to, None);
+            }
+        }
     }
 
     /// Asks a node that has just been met, for some other reason: a stranger knows others than those around us do.
@@ -152,11 +174,17 @@ impl Directory {
         };
         let teller = self.table.teller(from);
         let all = named.len();
+        let lost_before = self.table.fresh_hints_lost();
         let new = named.into_iter().filter(|node| self.table.hear(now.instant, Arc::clone(node), Some(&teller))).count();
         let Some((within, left)) = sample.news else {
-            // Whom a full table takes in puts somebody else out: strangers hardly have to be asked for that.
-            self.heard.note(all, if self.table.has_room_for_hints() { new } else { 0 });
-            return self.table.sampled(sample.asked_at, from);
+            // Whom a full table takes in puts somebody else out: if that was named lately too, nothing is gained.
+            let lost = usize::try_from(self.table.fresh_hints_lost() - lost_before).unwrap_or(usize::MAX);
+            self.heard.note(all, new.saturating_sub(lost));
+            self.table.sampled(sample.asked_at, from);
+            if self.heard.is_worth_asking() {
+                self.ask_one_who_waits(now);
+            }
+            return;
         };
         // It may have more, unless it is one of those who can't tell news from the rest.
         let goes_on = left > 1 && all >= CLOSER_MAX && 8 * new >= all && self.table.is_connected(from);

@@ -42,18 +42,18 @@ impl Lone {
     }
 
     /// All but the neighbours, the nearest to a key first.
-    fn strangers(&self, key: &RecordKey) -> Vec<Arc<Descriptor>> {
+    pub(crate) fn strangers(&self, key: &RecordKey) -> Vec<Arc<Descriptor>> {
         let mut strangers = descriptors(&self.others[REPLICAS..]);
         strangers.sort_by_key(|node| Place(key.0).distance(&node.place));
         strangers
     }
 
     /// Whom it asks for the record of a key now, and the result if it has one.
-    fn goes_on(&mut self, key: RecordKey) -> (Vec<(DeviceKey, RequestId)>, Option<FindResult>) {
+    fn goes_on(&mut self, key: RecordKey) -> (Vec<(Arc<Descriptor>, RequestId)>, Option<FindResult>) {
         let (mut asked, mut found) = (Vec::new(), None);
         while let Some(action) = self.directory.poll_action() {
             match action {
-                Action::Send { to, id, request: Request::FindRecord(find) } if find.key == key => asked.push((to.device, id)),
+                Action::Send { to, id, request: Request::FindRecord(find) } if find.key == key => asked.push((to, id)),
                 Action::Event(Event::Found { result, .. }) if result.key == key => found = Some(result),
                 _ => {}
             }
@@ -61,7 +61,7 @@ impl Lone {
         (asked, found)
     }
 
-    fn asks(&mut self, key: RecordKey) -> Vec<(DeviceKey, RequestId)> {
+    fn asks(&mut self, key: RecordKey) -> Vec<(Arc<Descriptor>, RequestId)> {
         self.goes_on(key).0
     }
 
@@ -73,7 +73,7 @@ impl Lone {
 #[test]
 fn who_has_not_got_a_record_names_apart_whom_it_knows_by_hearsay() {
     let mut lone = lone(Config::default());
-    let key = lone.key_of(1);
+    let key = lone.far_key();
     let strangers = lone.strangers(&key);
     assert_eq!(hearsay_in(&lone.asked_for(key, 16)), [], "it knows nobody by hearsay");
     lone.directory.add_hearsay(lone.now, strangers[..20].to_vec());
@@ -92,43 +92,41 @@ fn who_has_not_got_a_record_names_apart_whom_it_knows_by_hearsay() {
 #[test]
 fn whom_somebody_names_by_hearsay_is_asked_and_not_remembered() {
     let mut lone = lone(Config::default());
-    let key = lone.key_of(1);
+    let key = lone.far_key();
     let named = lone.strangers(&key)[..3].to_vec();
     let before = lone.directory.table_counts();
     lone.directory.find_record(lone.now, key, REMOTE);
     let asked = lone.asks(key);
     let known: BTreeSet<_> = lone.neighbours.iter().map(|chain| chain.device).collect();
-    assert!(asked.iter().all(|(to, _)| known.contains(to)), "{asked:?}");
+    assert!(asked.iter().all(|(to, _)| known.contains(&to.device)), "{asked:?}");
     lone.answers(asked[0].1, absent(Some(wire::encode(&named))));
-    let then: BTreeSet<_> = lone.asks(key).into_iter().map(|(to, _)| to).collect();
+    let then: BTreeSet<_> = lone.asks(key).into_iter().map(|(to, _)| to.device).collect();
     assert!(then.contains(&named[0].device), "the nearest of them is asked next");
     assert_eq!(lone.directory.table_counts(), before, "hearsay goes no further");
     assert_eq!(hearsay_in(&lone.asked_for(key, 16)), []);
 }
 
-/// Nobody answers of those that a neighbour has invented or been told: two are tried, and the look-up ends among those who live.
-#[test]
-fn who_passes_invented_nodes_on_costs_two_requests() {
+/// How many of the nodes that `tellers` neighbours have been told of are asked, if all of them are dead.
+fn dead_tried(tellers: usize) -> usize {
     let mut lone = lone(Config::default());
-    let key = lone.key_of(1);
-    let invented: Vec<_> = lone.strangers(&key)[..8].to_vec();
+    let key = lone.far_key();
+    let dead: Vec<_> = lone.strangers(&key)[..8].to_vec();
     lone.directory.find_record(lone.now, key, REMOTE);
     let mut tried = BTreeSet::new();
-    let mut is_told = false;
+    let mut told = 0;
     for _ in 0..2_000 {
         let (asked, result) = lone.goes_on(key);
         if let Some(result) = result {
-            assert_eq!(tried.len(), 2, "{tried:?}");
             assert!(matches!(result.outcome, FindOutcome::Inconclusive | FindOutcome::Absent), "{result:?}");
-            return;
+            return tried.len();
         }
         for (to, id) in asked {
-            if invented.iter().any(|node| node.device == to) {
-                tried.insert(to);
+            if dead.iter().any(|node| node.device == to.device) {
+                tried.insert(to.device);
                 lone.directory.handle_answer(lone.now, &lone.trust, id, Err(Failure::Unreachable));
             } else {
-                let hearsay = (!is_told).then(|| wire::encode(&invented));
-                is_told = true;
+                let hearsay = (told < tellers).then(|| wire::encode(&dead));
+                told += 1;
                 lone.answers(id, absent(hearsay));
             }
         }
@@ -139,17 +137,104 @@ fn who_passes_invented_nodes_on_costs_two_requests() {
 }
 
 #[test]
+fn of_whom_one_knows_by_hearsay_two_are_tried_in_vain_and_more_if_others_name_them_too() {
+    assert_eq!(dead_tried(1), 2, "they may be invented");
+    let tried = dead_tried(3);
+    assert!((4..=6).contains(&tried), "{tried}: three have named them");
+}
+
+/// Whoever lies about where somebody lives doesn't keep a look-up from the word of who has met them.
+#[test]
+fn who_has_met_a_node_corrects_hearsay_of_it() {
+    let is_asked_rightly = |false_place: bool, is_asked_before: bool| {
+        let mut lone = lone(Config::default());
+        let key = lone.far_key();
+        let right = lone.strangers(&key)[0].clone();
+        let mut wrong = Descriptor::clone(&right);
+        if false_place {
+            wrong.place.0[31] ^= 1;
+        } else {
+            wrong.addresses = lone.strangers(&key)[1].addresses.clone();
+        }
+        lone.directory.find_record(lone.now, key, REMOTE);
+        let mut waiting = lone.asks(key);
+        let (_, first) = waiting.remove(0);
+        lone.answers(first, absent(Some(wire::encode(&vec![wrong.clone()]))));
+        let asked = lone.asks(key);
+        let at_wrong = asked.iter().find(|(to, _)| **to == wrong).expect("nobody has said better yet");
+        if is_asked_before {
+            lone.directory.handle_answer(lone.now, &lone.trust, at_wrong.1, Err(Failure::Unreachable));
+            waiting.extend(lone.asks(key));
+        }
+        let (_, second) = waiting.into_iter().find(|(to, _)| to.device != right.device).expect("another is asked");
+        lone.answers(second, RecordAnswer { closer: vec![right.clone()], ..absent(None) });
+        lone.asks(key).iter().any(|(to, _)| *to == right)
+    };
+    for (place, before) in [(false, false), (false, true), (true, false), (true, true)] {
+        assert!(is_asked_rightly(place, before), "with a false place {place}, asked in vain before {before}");
+    }
+}
+
+/// Nodes far from a key know nothing of who is near: that several say there is no record doesn't stand for as many paths.
+#[test]
+fn the_word_of_guides_ends_no_path() {
+    let mut lone = lone(Config::default());
+    let key = lone.far_key();
+    let mut near = lone.others.clone();
+    near.sort_by_key(|chain| Place(key.0).distance(&chain.place.expect("enrolled")));
+    let colluders = near.drain(..REPLICAS).collect::<Vec<_>>();
+    let met: Vec<_> = near.into_iter().skip(40).take(80).collect();
+    met.iter().enumerate().for_each(|(number, chain)| lone.meet(chain, 100 + number));
+    let guides = met[60..].to_vec();
+    guides.iter().enumerate().for_each(|(number, chain)| lone.connect(chain, 160 + number));
+    let guides: BTreeSet<_> = guides.iter().map(|chain| chain.device).collect();
+
+    lone.directory.find_record(lone.now, key, REMOTE);
+    let (mut guided, mut denied, mut first, mut others) = (0, 0, None, BTreeSet::new());
+    for _ in 0..2_000 {
+        let (asked, result) = lone.goes_on(key);
+        if let Some(result) = result {
+            assert_eq!(result.outcome, FindOutcome::Absent);
+            assert!(guided >= 4 && others.len() >= 3, "{guided} guides and {} others say so", others.len());
+            return;
+        }
+        for (to, id) in asked {
+            let colluder = colluders.iter().position(|chain| chain.device == to.device);
+            if let Some(number) = colluder {
+                denied += 1;
+                lone.meet(&colluders[number], 300 + number);
+                lone.answers(id, absent(None));
+            } else if guides.contains(&to.device) {
+                guided += 1;
+                lone.answers(id, absent(None));
+            } else if first.is_none() {
+                first = Some(to.device);
+                lone.answers(id, RecordAnswer { closer: descriptors(&colluders), ..absent(None) });
+            } else if denied == colluders.len() {
+                others.insert(to.device);
+                lone.answers(id, absent(None));
+            } else {
+                lone.directory.handle_answer(lone.now, &lone.trust, id, Err(Failure::Unreachable));
+            }
+        }
+        lone.now.instant += Duration::from_millis(10);
+        lone.directory.handle_timeout(lone.now);
+    }
+    panic!("the look-up goes on for ever");
+}
+
+#[test]
 fn hearsay_that_can_not_be_read_is_no_answer() {
-    let node = |lone: &Lone| lone.strangers(&lone.key_of(1))[0].clone();
+    let node = |lone: &Lone| lone.strangers(&lone.far_key())[0].clone();
     let mut lone = lone(Config::default());
     let nine = wire::encode(&vec![node(&lone); 9]);
     let mut long = Descriptor::clone(&node(&lone));
     long.addresses = vec![long.addresses[0].clone(); 64];
-    for broken in [nine, wire::encode(&[long]), vec![1], vec![0xff; 64]] {
+    for broken in [nine, wire::encode(&vec![long]), vec![1], vec![0xff; 64]] {
         lone.now.instant += Duration::from_secs(60);
-        let key = lone.key_of(1);
+        let key = lone.far_key();
         lone.directory.find_record(lone.now, key, REMOTE);
-        let (_, id) = lone.asks(key)[0];
+        let id = lone.asks(key)[0].1;
         let before = lone.directory.counters().invalid_answers;
         lone.answers(id, absent(Some(broken)));
         assert_eq!(lone.directory.counters().invalid_answers, before + 1);
@@ -162,7 +247,7 @@ fn hearsay_that_can_not_be_read_is_no_answer() {
 fn connected_nodes_are_asked_beside_the_first_where_nobody_near_is_known() {
     let asked = |knows_near: bool| {
         let mut lone = lone(Config::default());
-        let key = lone.key_of(1);
+        let key = lone.far_key();
         if knows_near {
             let near = lone.strangers(&key)[..2].to_vec();
             lone.directory.add_hearsay(lone.now, near);
@@ -171,7 +256,7 @@ fn connected_nodes_are_asked_beside_the_first_where_nobody_near_is_known() {
         neighbours.iter().for_each(|neighbour| lone.connect(neighbour, 0));
         let connected: BTreeSet<_> = neighbours.iter().map(|chain| chain.device).collect();
         lone.directory.find_record(lone.now, key, REMOTE);
-        let asked: BTreeSet<_> = lone.asks(key).into_iter().map(|(to, _)| to).collect();
+        let asked: BTreeSet<_> = lone.asks(key).into_iter().map(|(to, _)| to.device).collect();
         asked.intersection(&connected).count()
     };
     assert_eq!((asked(false), asked(true)), (6, 1), "guides if nobody near is known; else one of the nearest who is connected");

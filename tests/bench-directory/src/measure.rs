@@ -101,6 +101,8 @@ pub(crate) struct Counts {
     pub(crate) connections_busy: f64,
     /// Bytes that all nodes together write a second at rest.
     pub(crate) idle_bytes_per_sec: f64,
+    /// The same while the connections of publications are open.
+    pub(crate) busy_bytes_per_sec: f64,
     pub(crate) connected: Lookups,
     pub(crate) connected_whole: Option<Lookups>,
     pub(crate) unconnected: Lookups,
@@ -151,6 +153,13 @@ impl Stage {
         let bytes = (after.written - self.before.written) as f64 - self.idle * (time + 0.2);
         Ok((bytes, after.requests_since(&self.before)))
     }
+}
+
+/// Bytes a second that all nodes write while nobody asks for anything.
+async fn idle_rate<O: Overlay>(network: &O) -> Result<f64> {
+    let stage = Stage::begin(network, 0.0).await?;
+    tokio::time::sleep(IDLE_WATCH).await;
+    Ok(stage.end(network).await?.0 / (IDLE_WATCH.as_secs_f64() + 0.2))
 }
 
 /// Look-ups of one kind: `connected` says whether a holder is to be connected.
@@ -216,9 +225,7 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
     }
     say::<O>(began, "waiting for connections nobody uses to close");
     tokio::time::sleep(QUIET).await;
-    let stage = Stage::begin(&network, 0.0).await?;
-    tokio::time::sleep(IDLE_WATCH).await;
-    counts.idle_bytes_per_sec = stage.end(&network).await?.0 / (IDLE_WATCH.as_secs_f64() + 0.2);
+    counts.idle_bytes_per_sec = idle_rate(&network).await?;
     let idle = counts.idle_bytes_per_sec;
     let rest = start.used();
     counts.memory_live = (rest.live - bare.live) as f64 / nodes;
@@ -246,8 +253,9 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
         network.publish(*owner).await?;
     }
     tokio::time::sleep(OPENING).await;
-    // One after the other without a pause: connections that are open keep each other alive all the time, and in a pause for each that would be most of what is written.
-    let stage = Stage::begin(&network, idle).await?;
+    // One after the other without a pause, and with what keeps so many connections alive subtracted: that would be most of what is written.
+    counts.busy_bytes_per_sec = idle_rate(&network).await?;
+    let stage = Stage::begin(&network, counts.busy_bytes_per_sec).await?;
     for owner in &owners {
         publications.push(network.publish(*owner).await?);
     }
@@ -267,6 +275,7 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
         network.refresh(*owner).await?;
     }
     tokio::time::sleep(OPENING).await;
+    let idle = idle_rate(&network).await?;
     let stage = Stage::begin(&network, idle).await?;
     for owner in &owners {
         told += network.refresh(*owner).await?;

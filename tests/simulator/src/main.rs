@@ -30,7 +30,7 @@ struct Arguments {
     /// Minutes of churn before anything is counted, and over which upkeep is counted.
     #[arg(long, default_value_t = 30)]
     minutes: u64,
-    /// Most nodes that a table knows by hearsay, in the rows about scale; the product's limit if absent. Memory of very large networks goes with it.
+    /// Most nodes that a table knows by hearsay, in the rows about scale and about colluders; the product's limit if absent. Memory of very large networks goes with it.
     #[arg(long)]
     hints: Option<usize>,
     /// Look-ups of the rows about scale.
@@ -108,7 +108,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     if has(Part::Eclipse) {
         for ages in [false, true] {
-            print_row(&rows::eclipse(seed, arguments.nodes, ages, arguments.lookups.min(1_000)));
+            print_row(&rows::eclipse(seed, arguments.nodes, arguments.hints, ages, arguments.lookups.min(1_000)));
         }
     }
     Ok(())

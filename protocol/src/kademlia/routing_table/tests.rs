@@ -238,3 +238,24 @@ fn hints_are_bounded_and_liars_lose_their_say() {
     table.hear(now, descriptor(2_010, 0), Some(&liar));
     assert!(table.peers.get(&descriptor(2_010, 0).device).is_none());
 }
+
+#[test]
+fn places_and_keys_alike_in_their_first_bits_are_told_apart() {
+    let now = Instant::now();
+    let mut table = table(100, true);
+    let alike = |number: u8| {
+        let mut descriptor = descriptor(number.into(), 0);
+        descriptor.place = Place([&[9; 8][..], &[number; 24]].concat().try_into().expect("32 bytes"));
+        descriptor.device = DeviceKey(PublicKey([&[9; 4][..], &[number; 28]].concat().try_into().expect("32 bytes")));
+        descriptor
+    };
+    for number in 0..20 {
+        assert_eq!(table.prove(now, alike(number), proof()), Admission::New);
+    }
+    let closest: Vec<_> = table.closest(&alike(5).place, 3).iter().map(|node| node.device).collect();
+    assert_eq!(closest, [5, 4, 7].map(|number| alike(number).device));
+    assert_eq!(table.live_marked(Mark::of(&alike(6).device)).map(|node| node.device), Some(alike(6).device));
+    table.failed(now, &alike(5).device, true);
+    assert_eq!(table.closest(&alike(5).place, 1)[0].device, alike(4).device);
+    assert_eq!((table.live_count(), table.hint_count()), (19, 1));
+}

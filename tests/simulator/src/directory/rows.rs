@@ -520,8 +520,9 @@ fn misses(swarm: &Swarm, asked: &[Asked]) -> String {
 
 /// A tenth of the nodes collude against one name, each as near to it as 1,000 device keys and 4 enrolments bring it.
 #[must_use]
-pub fn eclipse(seed: u64, nodes: usize, ages: bool, lookups: usize) -> Row {
-    let plan = Plan { publishes: false, ..fixed(Plan::servers(seed, nodes - nodes / 10)) };
+pub fn eclipse(seed: u64, nodes: usize, hints: Option<usize>, ages: bool, lookups: usize) -> Row {
+    let mut plan = Plan { publishes: false, ..fixed(Plan::servers(seed, nodes - nodes / 10)) };
+    plan.config.hints_max = hints.unwrap_or(plan.config.hints_max);
     let mut swarm = Swarm::grown(Plan { joins_over: Duration::from_secs(300), ..plan });
     let victim = swarm.random_node(None);
     let key = swarm.network.world.identity(victim).key;
