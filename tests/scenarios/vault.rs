@@ -142,8 +142,9 @@ fn what_one_device_has_read_is_written_once_and_not_taken_away_by_the_others() {
     for (device, text) in [(&second, "one"), (&third, "another")] {
         bob.cli(["msg", "send", &alice.username, text, "--wait"]).ok();
         device.wait_event(SETTLED_TIME_MAX, "message_received", |event| event["text"] == text);
-        device.cli(["msg", "read", &bob.username]).ok();
+        // Before it is read: a slow machine may have written it by the time the command has ended.
         let before = writes();
+        device.cli(["msg", "read", &bob.username]).ok();
         // What was read is gathered for a while; meanwhile every device may look at what others wrote.
         eventually(SETTLED_TIME_MAX, "what was read is in the vault", || match writes() {
             now if now > before => Ok(()),
