@@ -498,7 +498,6 @@ impl Lookup {
         if std::mem::take(&mut self.is_silence_news) && !self.is_waiting(now) {
             self.stage = self.stage.saturating_add(1);
         }
-        let guides = self.guides(now, table);
         let window = self.window(now, REPLICAS, true);
         let width = match self.stage {
             0 => self.first_width(&window, table),
@@ -506,11 +505,15 @@ impl Lookup {
             _ => REPLICAS,
         };
         let width = if self.is_stalled { width.max(WIDTH_HEDGE) } else { width };
-        let mut ask = match self.warm(&window, table) {
-            Some(warm) => vec![warm],
+        let warm = self.warm(&window, table);
+        let mut ask = match &warm {
+            Some(warm) => vec![Arc::clone(warm)],
             None => self.likeliest(now, &window, width.saturating_sub(self.waited_for(&window, table)), table),
         };
-        ask.extend(guides.into_iter().filter(|guide| !ask.contains(guide)).collect::<Vec<_>>());
+        if self.requests == 0 && warm.is_none() && self.is_far_off(now, table) {
+            ask.extend(self.guides(table));
+        }
+        let window = self.window(now, REPLICAS, true);
         if !ask.is_empty() || self.is_waiting(now) || self.is_in_grace(now) {
             return Step { ask, end: None };
         }
@@ -537,17 +540,15 @@ impl Lookup {
         waiting.filter(|candidate| !has_core || is_core(candidate)).count()
     }
 
-    /// Whether nobody is known who is near enough to hold the record.
+    /// Whether nobody is known even twice as far off as who holds the record almost surely: where a neighbourhood is known that hardly happens.
     fn is_far_off(&self, now: Instant, table: &RoutingTable) -> bool {
-        let mut near = self.candidates.iter().filter(|(_, candidate)| !candidate.state.is_out(now));
-        near.next().is_some_and(|((distance, _), _)| !Self::is_core(*distance, table))
+        let near = table.core_bits().unwrap_or(0).saturating_sub(1);
+        let mut known = self.candidates.iter().filter(|(_, candidate)| !candidate.state.is_out(now));
+        known.next().is_some_and(|((distance, _), _)| distance.leading_zeros() < near)
     }
 
-    /// Connected nodes to ask beside the first, if nobody is known who is near enough to hold the record.
-    fn guides(&mut self, now: Instant, table: &RoutingTable) -> Vec<Arc<Descriptor>> {
-        if self.requests > 0 || !self.is_far_off(now, table) {
-            return Vec::new();
-        }
+    /// Connected nodes to ask beside the first.
+    fn guides(&mut self, table: &RoutingTable) -> Vec<Arc<Descriptor>> {
         let guides = table.closest_connected(&self.target, GUIDES);
         for guide in &guides {
             self.add(Arc::clone(guide), guide.device, Source::Guide);

@@ -24,7 +24,7 @@ const ASKED_MAX: usize = 32;
 const RANDOM: usize = 4;
 
 /// Of those who haven't been asked yet so many are asked at once; the others while the answers bring news. Where everybody is soon known most would be asked for nothing.
-const FIRST_ASKED: usize = 8;
+const FIRST_ASKED: usize = 16;
 
 /// Most questions to a node just met, and of a client, which meets few.
 const MET_QUESTIONS: u32 = 3;
