@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use halloo_protocol::kademlia::{FindOptions, Mode};
+use halloo_protocol::kademlia::{FindOptions, Mode, REPLICAS};
 
 use super::rows::{Row, pairs};
 use super::swarm::{Plan, Swarm};
@@ -26,6 +26,9 @@ const REST: Duration = Duration::from_secs(155);
 
 /// How long the bench waits between opening connections and counting what goes over them.
 const OPENING: Duration = Duration::from_secs(15);
+
+/// Pairs drawn for a look-up of the kind wanted: the rarest is one in eight.
+const TRIES: usize = 24;
 
 /// How long the bench waits for what a publication or a refresh began.
 const TAIL: Duration = Duration::from_millis(200);
@@ -120,13 +123,13 @@ fn simulate(seed: u64, real: &Real) -> BTreeMap<&'static str, Traffic> {
     let all = swarm.network.running();
     all.iter().for_each(|owner| publish(&mut swarm, *owner));
     swarm.run_for(REST);
-    // Look-ups with and without a holder connected come first: a tenth and a quarter as many.
-    for first in [real.lookups / 10, real.lookups / 4] {
+    // A tenth as many without a holder connected come first, then a quarter as many with: how they went decides how many are asked at once later.
+    for (count, connected) in [(real.lookups / 10, Some(false)), (real.lookups / 4, Some(true))] {
         swarm.run_for(OPENING);
-        look_up(&mut swarm, first, &all);
+        look_up(&mut swarm, count, &all, connected);
     }
     swarm.run_for(OPENING);
-    stages.insert("lookups", look_up(&mut swarm, real.lookups, &all));
+    stages.insert("lookups", look_up(&mut swarm, real.lookups, &all, None));
     let owners: Vec<_> = (0..real.publications).map(|_| swarm.random_node(None)).collect();
     stages.insert("publications", twice(&mut swarm, &owners, publish));
     stages.insert("refreshes", twice(&mut swarm, &owners, refresh));
@@ -142,10 +145,14 @@ fn publish(swarm: &mut Swarm, node: NodeId) {
     }
 }
 
-/// Look-ups as the bench asks them: of random names, by those that aren't replicas themselves.
-fn look_up(swarm: &mut Swarm, count: usize, owners: &[NodeId]) -> Traffic {
-    let mut asked = pairs(swarm, 2 * count, owners);
-    asked.retain(|(by, owner)| !swarm.closest(*owner, halloo_protocol::kademlia::REPLICAS).contains(by));
+/// Look-ups as the bench asks them: of random names, by those that aren't replicas themselves, and if `connected` says so with or without a holder connected when they begin.
+fn look_up(swarm: &mut Swarm, count: usize, owners: &[NodeId], connected: Option<bool>) -> Traffic {
+    let mut asked = pairs(swarm, TRIES * count, owners);
+    asked.retain(|(by, owner)| {
+        let holders = swarm.closest(*owner, REPLICAS);
+        let is_connected = || holders.iter().any(|holder| swarm.network.is_connected(*by, *holder));
+        !holders.contains(by) && connected.is_none_or(|wanted| wanted == is_connected())
+    });
     asked.truncate(count);
     let before = swarm.network.traffic();
     swarm.find_each(&asked, Duration::from_millis(5), FindOptions { mode: Mode::First, is_remote_only: true });
