@@ -129,8 +129,6 @@ impl State {
 enum Source {
     /// Our own table has met it.
     Own,
-    /// Our own table has met it, and it was chosen for the connection to it, not for where it stands.
-    Guide,
     /// By the word of this node, which has met it, whether for this look-up or before.
     Told(DeviceKey),
     /// By the word of this node, which was told of it.
@@ -153,7 +151,7 @@ type Word = (DeviceKey, bool);
 impl Candidate {
     fn word(&self) -> Option<Word> {
         match self.source {
-            Source::Own | Source::Guide => None,
+            Source::Own => None,
             Source::Told(teller) => Some((teller, false)),
             Source::Hearsay(teller) => Some((teller, true)),
         }
@@ -165,11 +163,6 @@ impl Candidate {
 
     const fn has_answered(&self) -> bool {
         matches!(self.state, State::Holds(_) | State::Absent { .. } | State::Answered)
-    }
-
-    /// Whether its word that there is no record shows that its path leads nowhere else: guides stand far off, and who tells by hearsay knows no path to whom it names.
-    const fn ends_a_path(&self) -> bool {
-        matches!(self.source, Source::Own | Source::Told(_))
     }
 }
 
@@ -188,8 +181,8 @@ pub(super) struct Lookup {
     is_lab: bool,
     candidates: BTreeMap<(Distance, DeviceKey), Candidate>,
     stage: u8,
-    /// How many guides were asked.
-    guides: u32,
+    /// Who was asked for the connection to it, not for where it stands: at most [`GUIDES`]. What they have or haven't says little.
+    guides: Vec<DeviceKey>,
     /// Somebody has been silent too long since the last step.
     is_silence_news: bool,
     /// Time beyond the usual, see [`Lookup::grant`].
@@ -226,7 +219,7 @@ impl Lookup {
             is_lab,
             candidates: BTreeMap::new(),
             stage: 0,
-            guides: 0,
+            guides: Vec::new(),
             is_silence_news: false,
             granted: Duration::ZERO,
             is_stalled: false,
@@ -286,7 +279,7 @@ impl Lookup {
     /// Adds the nodes that `teller` named, those that it has met and those that it knows by hearsay.
     pub(super) fn told(&mut self, teller: &DeviceKey, closer: &[Arc<Descriptor>], hearsay: &[Arc<Descriptor>]) {
         let Some((at, candidate)) = self.find(teller) else { return };
-        let (root, is_guide) = (candidate.root, candidate.source == Source::Guide);
+        let (root, is_guide) = (candidate.root, self.is_guide(teller));
         let met = closer.iter().map(|descriptor| (descriptor, Source::Told(*teller)));
         let named: Vec<_> = met.chain(hearsay.iter().map(|descriptor| (descriptor, Source::Hearsay(*teller)))).collect();
         let mut brought_closer = false;
@@ -398,10 +391,14 @@ impl Lookup {
         others.take(CLOSER_MAX).map(|candidate| Arc::clone(&candidate.descriptor)).collect()
     }
 
-    /// Whether a node is among the eight closest that are known.
-    pub(super) fn is_near(&self, device: &DeviceKey, now: Instant) -> bool {
-        let Some((at, _)) = self.find(device) else { return false };
-        self.candidates.range(..at).filter(|(_, nearer)| !nearer.state.is_out(now)).count() < REPLICAS
+    /// Whether a node was asked though it stands far off.
+    pub(super) fn is_guide(&self, device: &DeviceKey) -> bool {
+        self.guides.contains(device)
+    }
+
+    /// Whether a node's word that there is no record shows that its path leads nowhere else: who tells by hearsay knows no path to whom it names.
+    fn ends_a_path(&self, candidate: &Candidate) -> bool {
+        !candidate.is_hearsay() && !self.is_guide(&candidate.descriptor.device)
     }
 
     /// The place under which the query knows a node.
@@ -498,26 +495,15 @@ impl Lookup {
         if std::mem::take(&mut self.is_silence_news) && !self.is_waiting(now) {
             self.stage = self.stage.saturating_add(1);
         }
-        let window = self.window(now, REPLICAS, true);
-        let width = match self.stage {
-            0 => self.first_width(&window, table),
-            1 => WIDTH_FIRST_HEDGE,
-            _ => REPLICAS,
-        };
-        let width = if self.is_stalled { width.max(WIDTH_HEDGE) } else { width };
-        let warm = self.warm(&window, table);
-        let mut ask = match &warm {
-            Some(warm) => vec![Arc::clone(warm)],
-            None => self.likeliest(now, &window, width.saturating_sub(self.waited_for(&window, table)), table),
-        };
-        if self.requests == 0 && warm.is_none() && self.is_far_off(now, table) {
+        let mut ask = self.next_near(now, table);
+        let is_warm = ask.iter().any(|node| table.is_connected(&node.device));
+        if self.requests == 0 && !is_warm && self.is_far_off(now, table) {
             ask.extend(self.guides(table));
         }
-        let window = self.window(now, REPLICAS, true);
         if !ask.is_empty() || self.is_waiting(now) || self.is_in_grace(now) {
             return Step { ask, end: None };
         }
-        let (has_majority, paths) = self.denials(&window);
+        let (has_majority, paths) = self.denials(&self.window(now, REPLICAS, true));
         let mut ask = if has_majority && paths.len() < DENYING_PATHS { self.other_path(&paths) } else { Vec::new() };
         if ask.is_empty() && self.may_stray(now) && self.is_astray(now, table) {
             ask = self.beyond(now);
@@ -525,6 +511,21 @@ impl Lookup {
         let is_proved = has_majority && ask.is_empty();
         let end = ask.is_empty().then_some(if is_proved { End::Absent } else { End::Inconclusive });
         Step { ask, end }
+    }
+
+    /// Who of the eight closest is asked now.
+    fn next_near(&self, now: Instant, table: &RoutingTable) -> Vec<Arc<Descriptor>> {
+        let window = self.window(now, REPLICAS, true);
+        if let Some(warm) = self.warm(&window, table) {
+            return vec![warm];
+        }
+        let width = match self.stage {
+            0 => self.first_width(&window, table),
+            1 => WIDTH_FIRST_HEDGE,
+            _ => REPLICAS,
+        };
+        let width = if self.is_stalled { width.max(WIDTH_HEDGE) } else { width };
+        self.likeliest(now, &window, width.saturating_sub(self.waited_for(&window, table)), table)
     }
 
     /// Whether a node at this distance is near enough to be a replica almost surely.
@@ -551,9 +552,9 @@ impl Lookup {
     fn guides(&mut self, table: &RoutingTable) -> Vec<Arc<Descriptor>> {
         let guides = table.closest_connected(&self.target, GUIDES);
         for guide in &guides {
-            self.add(Arc::clone(guide), guide.device, Source::Guide);
+            self.add(Arc::clone(guide), guide.device, Source::Own);
+            self.guides.push(guide.device);
         }
-        self.guides = u32::try_from(guides.len()).unwrap_or(u32::MAX);
         guides
     }
 
@@ -566,14 +567,14 @@ impl Lookup {
     fn denials(&self, window: &[&Candidate]) -> (bool, BTreeSet<DeviceKey>) {
         let is_denial = |candidate: &Candidate| candidate.state == State::Absent { is_proved: true };
         let denials = window.iter().filter(|candidate| is_denial(candidate)).count();
-        let over_paths = self.candidates.values().filter(|candidate| is_denial(candidate) && candidate.ends_a_path());
+        let over_paths = self.candidates.values().filter(|candidate| is_denial(candidate) && self.ends_a_path(candidate));
         let paths = over_paths.map(|candidate| candidate.root).collect();
         (denials > window.len() / 2, paths)
     }
 
     /// The closest nodes that we know over another path: would they lead elsewhere? Empty if the network offers none.
     fn other_path(&self, paths: &BTreeSet<DeviceKey>) -> Vec<Arc<Descriptor>> {
-        let others = self.candidates.values().filter(|candidate| candidate.state == State::Fresh && candidate.ends_a_path());
+        let others = self.candidates.values().filter(|candidate| candidate.state == State::Fresh && self.ends_a_path(candidate));
         let others = others.filter(|candidate| !paths.contains(&candidate.root));
         others.take(WIDTH_HEDGE).map(|candidate| Arc::clone(&candidate.descriptor)).collect()
     }
@@ -582,7 +583,8 @@ impl Lookup {
     /// have answered are asked; if there are none, the closest that weren't.
     fn beyond(&self, now: Instant) -> Vec<Arc<Descriptor>> {
         let bits = |candidate: &Candidate| self.target.distance(&candidate.descriptor.place).leading_zeros();
-        let answered = self.candidates.values().filter(|candidate| candidate.has_answered() && candidate.source != Source::Guide);
+        let answered = self.candidates.values().filter(|candidate| candidate.has_answered());
+        let answered = answered.filter(|candidate| !self.is_guide(&candidate.descriptor.device));
         let least = answered.map(bits).min();
         // As everywhere, few of one network, one of a user, and of a teller whose word nothing has confirmed no more than are worth trying.
         let window = self.window(now, CANDIDATES_MAX, true);
@@ -595,8 +597,9 @@ impl Lookup {
 
     /// Whether a look-up that seems to have gone astray may go on: somebody could make it seem so, and it has to end by itself before it is cut off.
     fn may_stray(&self, now: Instant) -> bool {
-        self.answers < ANSWERS_ASTRAY_MAX + self.guides
-            && self.requests < REQUESTS_ASTRAY_MAX + self.guides
+        let guides = u32::try_from(self.guides.len()).unwrap_or(u32::MAX);
+        self.answers < ANSWERS_ASTRAY_MAX + guides
+            && self.requests < REQUESTS_ASTRAY_MAX + guides
             && now.saturating_duration_since(self.started) < ASTRAY_MAX + self.granted
     }
 
@@ -645,11 +648,10 @@ impl Lookup {
         Step { ask, end: is_over.then_some(End::Nodes) }
     }
 
-    /// One while a node to whom a connection is open is asked, or can be as the first: it answers soon, or its silence is noticed. Else as many as it takes that one lives.
+    /// One while a node to whom a connection is open is asked: it answers soon, or its silence is noticed. Else as many as it takes that one lives.
     fn first_width(&self, window: &[&Candidate], table: &RoutingTable) -> usize {
         let is_asked = |candidate: &&&Candidate| matches!(candidate.state, State::Asked { .. });
-        let is_warm = window.iter().filter(is_asked).any(|candidate| table.is_connected(&candidate.descriptor.device))
-            || self.warm(window, table).is_some();
+        let is_warm = window.iter().filter(is_asked).any(|candidate| table.is_connected(&candidate.descriptor.device));
         if is_warm { 1 } else { table.first_width() }
     }
 
@@ -689,14 +691,13 @@ impl Lookup {
         if count == 0 {
             return Vec::new();
         }
-        let core_bits = table.core_bits().unwrap_or(0);
         let mut fresh: Vec<_> = window
             .iter()
             .filter(|candidate| candidate.state == State::Fresh)
             .map(|candidate| {
                 let device = candidate.descriptor.device;
                 let distance = self.target.distance(&candidate.descriptor.place);
-                let is_core = distance.leading_zeros() >= core_bits;
+                let is_core = Self::is_core(distance, table);
                 let preference = is_core.then(|| table.preference(now, &device));
                 // `None` sorts first, so nodes outside the core are told apart before it is looked at.
                 (table.is_suspect(&device), !is_core, preference, distance, *candidate)

@@ -229,8 +229,8 @@ impl Directory {
         answer: RecordAnswer,
         is_proved: bool,
     ) -> bool {
-        // Who is asked far from a key may take itself for a replica, and publications pass it by.
-        let is_sure = answer.extensions.find(EXTENSION_DOUBTFUL).is_none() && lookup.is_near(from, now.instant);
+        // Who stands far from a key may take itself for a replica, and publications pass it by.
+        let is_sure = answer.extensions.find(EXTENSION_DOUBTFUL).is_none() && !lookup.is_guide(from);
         match answer.outcome {
             RecordOutcome::Found(bytes) => match verify_bytes(&bytes, key, now.unix, trust) {
                 Ok(record) => {

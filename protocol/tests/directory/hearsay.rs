@@ -175,6 +175,23 @@ fn who_has_met_a_node_corrects_hearsay_of_it() {
     }
 }
 
+/// Whoever invents nodes beside a key doesn't make those who hold the record seem far from it, and what they hold doubtful.
+#[test]
+fn invented_nodes_do_not_make_a_record_doubtful() {
+    let mut lone = lone(Config::default());
+    let (key, record) = (lone.far_key(), lone.far_record());
+    let invented = lone.strangers(&key)[..16].to_vec();
+    lone.directory.find_record(lone.now, key, REMOTE);
+    let asked = lone.asks(key);
+    let liar = RecordAnswer { closer: invented[..8].to_vec(), ..absent(Some(wire::encode(&invented[8..].to_vec()))) };
+    lone.answers(asked[0].1, liar);
+    lone.asks(key);
+    let found = RecordAnswer { outcome: RecordOutcome::Found(record), closer: Vec::new(), extensions: Extensions::none() };
+    lone.answers(asked[1].1, found);
+    let (then, result) = lone.goes_on(key);
+    assert!(then.is_empty() && result.is_some_and(|result| result.record().is_some()), "nobody else has to be asked");
+}
+
 /// Nodes far from a key know nothing of who is near: that several say there is no record doesn't stand for as many paths.
 #[test]
 fn the_word_of_guides_ends_no_path() {

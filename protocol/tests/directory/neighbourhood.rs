@@ -90,10 +90,18 @@ impl Lone {
         self.users[user].key()
     }
 
+    fn far_user(&self) -> &User {
+        self.users.iter().max_by_key(|user| user.key().distance(&self.place)).expect("users")
+    }
+
     /// The key farthest off.
     pub(crate) fn far_key(&self) -> RecordKey {
-        let keys = self.users.iter().map(User::key);
-        keys.max_by_key(|key| key.distance(&self.place)).expect("users")
+        self.far_user().key()
+    }
+
+    /// The record under it.
+    pub(crate) fn far_record(&self) -> Vec<u8> {
+        self.far_user().record(1, &self.trust).to_bytes()
     }
 
     /// How many of `places` are nearer.
