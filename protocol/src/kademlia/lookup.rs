@@ -10,10 +10,13 @@
 //!
 //! An answer that doesn't verify costs its sender the candidacy and a mark against it, and never ends the search.
 
+mod candidate;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::candidate::{Candidate, Source, State, Word};
 use super::messages::CLOSER_MAX;
 use super::routing_table::{GROUP_REPLICAS_MAX, Known, NetworkGroup, REPLICAS, RoutingTable};
 use crate::directory::{DirectoryRecord, Distance, Place, RecordKey};
@@ -101,69 +104,6 @@ pub(super) enum End {
     Absent,
     Inconclusive,
     Nodes,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Fresh,
-    Asked { at: Instant, patient_until: Instant, with_hash: Option<[u8; 32]>, is_hedged: bool, is_own: bool },
-    Holds([u8; 32]),
-    Absent { is_proved: bool },
-    Answered,
-    Failed,
-}
-
-impl State {
-    /// Failed, or silent beyond patience.
-    fn is_out(self, now: Instant) -> bool {
-        match self {
-            Self::Failed => true,
-            Self::Asked { patient_until, .. } => patient_until <= now,
-            _ => false,
-        }
-    }
-}
-
-/// How we came to a candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    /// Our own table has met it.
-    Own,
-    /// By the word of this node, which has met it, whether for this look-up or before.
-    Told(DeviceKey),
-    /// By the word of this node, which was told of it.
-    Hearsay(DeviceKey),
-}
-
-#[derive(Clone, Debug)]
-struct Candidate {
-    descriptor: Arc<Descriptor>,
-    group: Option<NetworkGroup>,
-    /// The node of our own table over which we came to it.
-    root: DeviceKey,
-    source: Source,
-    state: State,
-}
-
-/// Whose word a candidate is, and whether that is hearsay.
-type Word = (DeviceKey, bool);
-
-impl Candidate {
-    fn word(&self) -> Option<Word> {
-        match self.source {
-            Source::Own => None,
-            Source::Told(teller) => Some((teller, false)),
-            Source::Hearsay(teller) => Some((teller, true)),
-        }
-    }
-
-    const fn is_hearsay(&self) -> bool {
-        matches!(self.source, Source::Hearsay(_))
-    }
-
-    const fn has_answered(&self) -> bool {
-        matches!(self.state, State::Holds(_) | State::Absent { .. } | State::Answered)
-    }
 }
 
 #[derive(Clone, Debug)]
