@@ -156,13 +156,23 @@ struct Leg {
     is_heard: bool,
     /// A gateway has its invite, and brings it later.
     is_kept: bool,
+    /// The device itself has said no. It knows the call now: another invite would be a duplicate there, of which no signal would come.
+    has_refused: bool,
     seen: SeenSequences,
 }
 
 impl Leg {
     fn new() -> Self {
         let state = LegState::Failed(Reason::UNREACHABLE);
-        Self { state, has_rung: false, is_early: false, is_heard: false, is_kept: false, seen: SeenSequences::default() }
+        Self {
+            state,
+            has_rung: false,
+            is_early: false,
+            is_heard: false,
+            is_kept: false,
+            has_refused: false,
+            seen: SeenSequences::default(),
+        }
     }
 }
 
@@ -214,13 +224,13 @@ impl CallerCall {
         call
     }
 
-    /// One more device to ring; or one that failed to be invited once more (a newer record was found). True if it is invited.
+    /// One more device to ring; or one that failed to be invited once more (a newer record was found), unless it has refused. True if it is invited.
     pub fn add_device(&mut self, device: DeviceKey, now: Instant) -> bool {
         if !self.is_waiting() || (!self.legs.contains_key(&device) && self.legs.len() >= DEVICES_MAX) {
             return false;
         }
         let leg = self.legs.entry(device).or_insert_with(Leg::new);
-        if !matches!(leg.state, LegState::Failed(_)) {
+        if !matches!(leg.state, LegState::Failed(_)) || leg.has_refused {
             return false;
         }
         leg.state = LegState::Inviting;
@@ -552,6 +562,9 @@ impl CallerCall {
             | Reason::PHONE_NOT_HERE => LegState::Failed(reason),
             _ => LegState::Declined(reason),
         };
+        if let Some(leg) = self.legs.get_mut(&device) {
+            leg.has_refused = true;
+        }
         let may_ring = self.leg_state(&device).is_some_and(LegState::may_ring);
         let is_for_all = matches!(reason, Reason::DECLINED | Reason::DECLINED_ELSEWHERE);
         if may_ring && is_for_all && self.is_waiting() {

@@ -1,5 +1,7 @@
 //! Single stories, each with its outcome at both ends.
 
+use std::time::Instant;
+
 use super::network::{CALL, CALLER, Conditions, Input, Network, device};
 use crate::call::*;
 use crate::wire::Extensions;
@@ -164,6 +166,27 @@ fn a_device_that_takes_no_calls_of_the_caller_leaves_the_others_ringing() {
 #[test]
 fn a_phone_that_is_nowhere_is_not_reached_whatever_else_rang() {
     both_refuse(Reason::PHONE_NOT_HERE, (Outcome::Unreachable, Reason::PHONE_NOT_HERE));
+}
+
+/// Whoever rings by a record from the cache asks the directory too; what comes of that may be later than the device's refusal.
+#[test]
+fn a_device_that_has_refused_is_not_invited_once_more_by_a_newer_record() {
+    for reason in [Reason::PHONE_NOT_HERE, Reason::NO_ANSWER, Reason::BUSY, Reason::NOT_ALLOWED] {
+        let now = Instant::now();
+        let (call, me) = (CALL, CALLER);
+        let params = CallerParams { call, me, devices: vec![device(1)], is_lookup_pending: true, timers: CallTimers::default() };
+        let mut caller = CallerCall::new(params, now);
+        caller.handle_invite_status(device(1), InviteStatus::Ringing, now);
+        caller.handle_signal(&signal(1, 1, SignalBody::Decline { reason }), now);
+        assert!(caller.is_waiting(), "a device may be new");
+        assert!(!caller.add_device(device(1), now), "{reason}");
+        assert!(caller.add_device(device(2), now));
+        caller.handle_unreachable(device(2), Reason::UNREACHABLE, now);
+        assert!(caller.add_device(device(2), now), "it has said nothing");
+        caller.handle_unreachable(device(2), Reason::UNREACHABLE, now);
+        caller.finish_lookup(now);
+        assert!(caller.is_ended(), "{reason}");
+    }
 }
 
 #[test]
