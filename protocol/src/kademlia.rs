@@ -67,10 +67,10 @@ mod store;
 pub use listings::{ListingReport, ListingSearch};
 pub use messages::{
     Answer, BriefLease, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, EXTENSION_HEARSAY, EXTENSION_KNOWN, EXTENSION_NEWS,
-    EXTENSION_PASSED, FindListings, FindNode, FindRecord, LEASED_ENTRY_BYTES, LISTINGS_MAX, LISTINGS_NAMED_MAX,
-    LISTINGS_UNNAMED_MAX, LeaseAnswer, LeaseOutcome, ListingStored, ListingsFound, Nodes, RecordAnswer, RecordOutcome,
-    RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreListing, StoreOutcome, StoreRefusal, SyncItem, SyncOffer,
-    SyncWant,
+    EXTENSION_PASSED, FindListings, FindNode, FindRecord, LEASED_ENTRY_BYTES, LEASED_RECORD_BYTES, LISTINGS_MAX,
+    LISTINGS_NAMED_MAX, LISTINGS_UNNAMED_MAX, LeaseAnswer, LeaseOutcome, ListingStored, ListingsFound, Nodes, RecordAnswer,
+    RecordOutcome, RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreListing, StoreOutcome, StoreRefusal, SyncItem,
+    SyncOffer, SyncWant,
 };
 pub use publish::{LeaseReport, PublishReport};
 pub use query::{FindOptions, FindOutcome, FindResult, Mode};

@@ -31,6 +31,9 @@ pub const CLOSER_MAX: usize = 16;
 /// Most records named in one [`SyncOffer`]; 64 x 66 bytes fit a small frame.
 pub const SYNC_ITEMS_MAX: usize = 64;
 
+/// Bytes that say which of the records that a replica holds a [`RenewLease`] is about: of two that begin alike, which one takes 2^64 tries to make, the one with the entry.
+pub const LEASED_RECORD_BYTES: usize = 8;
+
 /// Bytes that say which of a record's entries, at most sixteen, a [`RenewLease`] is about. Its signature says so too, with the whole hash.
 pub const LEASED_ENTRY_BYTES: usize = 8;
 
@@ -247,8 +250,8 @@ pub struct StoreAnswer {
 /// "This entry is still alive": all that a refresh sends.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct RenewLease {
-    /// Whose record.
-    pub key: RecordKey,
+    /// Of the record's key the first bytes.
+    pub record: [u8; LEASED_RECORD_BYTES],
     /// The keeper that signed; the device itself if `None`.
     pub keeper: Option<DeviceKey>,
     /// Of the entry that is alive, the first bytes of [`Lease::entry_hash`]: which of a record's it is.
@@ -264,7 +267,8 @@ impl RenewLease {
     #[must_use]
     pub fn new(key: RecordKey, keeper: Option<DeviceKey>, lease: &Signed<Lease>) -> Self {
         let entry = lease.unverified().entry_hash.first_chunk().copied().unwrap_or_default();
-        Self { key, keeper, entry, lease: BriefLease::of(lease), extensions: Extensions::none() }
+        let record = key.0.first_chunk().copied().unwrap_or_default();
+        Self { record, keeper, entry, lease: BriefLease::of(lease), extensions: Extensions::none() }
     }
 
     /// Whether this is about `entry`.

@@ -253,17 +253,18 @@ impl Directory {
 
     fn answer_lease(&mut self, now: Now, request: RenewLease) -> LeaseAnswer {
         let answer = |outcome| LeaseAnswer { outcome, extensions: Extensions::none() };
-        let Some(held) = self.store.get(&request.key) else { return answer(LeaseOutcome::NeedRecord) };
-        let Some(parts) = held.record.entries().find(|parts| request.is_for(&parts.entry)) else {
-            return answer(LeaseOutcome::NeedRecord);
-        };
+        let found = self.store.beginning_with(request.record).find_map(|(key, held)| {
+            let parts = held.record.entries().find(|parts| request.is_for(&parts.entry))?;
+            Some((*key, held, parts))
+        });
+        let Some((key, held, parts)) = found else { return answer(LeaseOutcome::NeedRecord) };
         let Ok(lease) = request.lease.of_entry(&parts.entry) else { return answer(LeaseOutcome::Refused) };
         let mut record = held.record.clone();
         match record.apply_lease(lease, request.keeper, now.unix) {
             Ok(is_news) => {
                 if is_news {
                     self.store.replace(record);
-                    self.persist(&request.key);
+                    self.persist(&key);
                 }
                 answer(LeaseOutcome::Renewed)
             }

@@ -11,7 +11,7 @@ pub use shared::share_records;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::messages::{DETAIL_BYTES_MAX, StoreRefusal};
+use super::messages::{DETAIL_BYTES_MAX, LEASED_RECORD_BYTES, StoreRefusal};
 use super::routing_table::{KeySpan, Mark, NetworkGroup, REPLICAS};
 use crate::directory::{DirectoryRecord, Place, RECORD_BYTES_MAX, RecordError, RecordKey, UnverifiedRecord};
 use crate::identity::{ChainError, TrustStore, UserChain};
@@ -235,6 +235,13 @@ impl ReplicaStore {
 
     pub(super) fn get(&self, key: &RecordKey) -> Option<&Held> {
         self.held.get(key)
+    }
+
+    /// What is held under keys that begin with `first`: mostly one record, or none.
+    pub(super) fn beginning_with(&self, first: [u8; LEASED_RECORD_BYTES]) -> impl Iterator<Item = (&RecordKey, &Held)> {
+        let mut low = RecordKey([0; 32]);
+        low.0[..LEASED_RECORD_BYTES].copy_from_slice(&first);
+        self.held.range(low..).take_while(move |(key, _)| key.0.starts_with(&first))
     }
 
     /// Every key held.
