@@ -32,7 +32,7 @@
 //!
 //! Look-ups hedge instead of flooding (`lookup`). A publication finds the replicas with two questions, stores, and reads every
 //! acknowledgement: what replicas hold beyond it is merged into our own copy, reported, and brought to the others (`publish`). Refreshes send a
-//! lease of about 200 bytes. When a neighbour dies or joins, the records whose replica set changed are offered by hash to those not known to
+//! lease of about 100 bytes. When a neighbour dies or joins, the records whose replica set changed are offered by hash to those not known to
 //! hold them: the closest replica first, the others later, so that mostly one of them sends (`repair`).
 //!
 //! # Defences, each with its limit in one place

@@ -360,7 +360,9 @@ impl EventLoop {
             let Some(known) = outgoing.legs.get_mut(&device) else { continue };
             if known.target.addresses != leg.target.addresses {
                 known.target = leg.target;
-                moved.push((device, known.target.clone()));
+                if outgoing.machine.leg_state(&device).is_some_and(LegState::may_ring) {
+                    moved.push((device, known.target.clone()));
+                }
                 known.relay_way = RelayWay { is_asking: known.relay_way.is_asking, ..leg.relay_way };
             }
             if known.gateways.is_empty() {

@@ -72,7 +72,8 @@ impl LegState {
     }
 
     /// Live, or given up as unreachable: such a device can still get the invite through a push.
-    fn may_ring(self) -> bool {
+    #[must_use]
+    pub fn may_ring(self) -> bool {
         self.is_live() || self == Self::Failed(Reason::UNREACHABLE)
     }
 }
@@ -156,7 +157,7 @@ struct Leg {
     is_heard: bool,
     /// A gateway has its invite, and brings it later.
     is_kept: bool,
-    /// The device itself has said no. It knows the call now: another invite would be a duplicate there, of which no signal would come.
+    /// The device itself has said no: it would say so again, or, where it knows the call, take another invite for a duplicate of which no signal would come.
     has_refused: bool,
     seen: SeenSequences,
 }
@@ -566,14 +567,15 @@ impl CallerCall {
             leg.has_refused = true;
         }
         let may_ring = self.leg_state(&device).is_some_and(LegState::may_ring);
+        // Of a device that was given up this is why, and what it says out of order doesn't count any more.
+        if let Some(leg) = self.legs.get_mut(&device).filter(|_| may_ring) {
+            leg.state = state;
+        }
         let is_for_all = matches!(reason, Reason::DECLINED | Reason::DECLINED_ELSEWHERE);
         if may_ring && is_for_all && self.is_waiting() {
-            if let Some(leg) = self.legs.get_mut(&device) {
-                leg.state = state;
-            }
             self.end(Outcome::Declined, reason, now);
         } else {
-            self.leg_ends(device, state, now);
+            self.settle(now);
         }
     }
 

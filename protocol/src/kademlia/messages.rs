@@ -31,7 +31,7 @@ pub const CLOSER_MAX: usize = 16;
 /// Most records named in one [`SyncOffer`]; 64 x 66 bytes fit a small frame.
 pub const SYNC_ITEMS_MAX: usize = 64;
 
-/// Bytes that say which of the records that a replica holds a [`RenewLease`] is about: of two that begin alike, which one takes 2^64 tries to make, the one with the entry.
+/// Bytes that say which of the records that a replica holds a [`RenewLease`] is about. To make a key that begins like another's takes 2^64 tries; a lease is then taken for each of the two that has the entry.
 pub const LEASED_RECORD_BYTES: usize = 8;
 
 /// Bytes that say which of a record's entries, at most sixteen, a [`RenewLease`] is about. Its signature says so too, with the whole hash.

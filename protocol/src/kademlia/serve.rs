@@ -105,7 +105,7 @@ impl Directory {
             Request::FindRecord(request) => Answer::Record(self.answer_find_record(now, &request, &from.device)),
             Request::FindNode(request) => Answer::Nodes(self.answer_find_node(now, &request, &from.device)),
             Request::Store(request) => Answer::Store(self.answer_store(now, trust, sender, &request)),
-            Request::RenewLease(request) => Answer::Lease(self.answer_lease(now, *request)),
+            Request::RenewLease(request) => Answer::Lease(self.answer_lease(now, &request)),
             Request::SyncOffer(request) => Answer::SyncWant(self.answer_offer(&from.device, &request)),
             Request::StoreListing(request) => Answer::ListingStored(self.answer_store_listing(now, trust, &request)),
             Request::FindListings(request) => Answer::Listings(self.answer_find_listings(now, &request)),
@@ -251,25 +251,33 @@ impl Directory {
         }
     }
 
-    fn answer_lease(&mut self, now: Now, request: RenewLease) -> LeaseAnswer {
-        let answer = |outcome| LeaseAnswer { outcome, extensions: Extensions::none() };
-        let found = self.store.beginning_with(request.record).find_map(|(key, held)| {
-            let parts = held.record.entries().find(|parts| request.is_for(&parts.entry))?;
-            Some((*key, held, parts))
-        });
-        let Some((key, held, parts)) = found else { return answer(LeaseOutcome::NeedRecord) };
-        let Ok(lease) = request.lease.of_entry(&parts.entry) else { return answer(LeaseOutcome::Refused) };
+    /// Takes a lease for every record that it may be meant for: all but always one.
+    fn answer_lease(&mut self, now: Now, request: &RenewLease) -> LeaseAnswer {
+        let has_entry = |held: &Held| held.record.entries().any(|parts| request.is_for(&parts.entry));
+        let meant = self.store.beginning_with(request.record).filter(|(_, held)| has_entry(held));
+        let meant: Vec<RecordKey> = meant.map(|(key, _)| *key).collect();
+        let is_known = !meant.is_empty();
+        let taken = meant.iter().filter(|key| self.take_lease(now, key, request)).count();
+        let outcome = match (is_known, taken) {
+            (false, _) => LeaseOutcome::NeedRecord,
+            (true, 0) => LeaseOutcome::Refused,
+            _ => LeaseOutcome::Renewed,
+        };
+        LeaseAnswer { outcome, extensions: Extensions::none() }
+    }
+
+    /// True if the record has the lease, or a newer one.
+    fn take_lease(&mut self, now: Now, key: &RecordKey, request: &RenewLease) -> bool {
+        let Some(held) = self.store.get(key) else { return false };
+        let Some(parts) = held.record.entries().find(|parts| request.is_for(&parts.entry)) else { return false };
+        let Ok(lease) = request.lease.clone().of_entry(&parts.entry) else { return false };
         let mut record = held.record.clone();
-        match record.apply_lease(lease, request.keeper, now.unix) {
-            Ok(is_news) => {
-                if is_news {
-                    self.store.replace(record);
-                    self.persist(&key);
-                }
-                answer(LeaseOutcome::Renewed)
-            }
-            Err(_) => answer(LeaseOutcome::Refused),
+        let Ok(is_news) = record.apply_lease(lease, request.keeper, now.unix) else { return false };
+        if is_news {
+            self.store.replace(record);
+            self.persist(key);
         }
+        true
     }
 
     fn answer_offer(&mut self, from: &DeviceKey, request: &SyncOffer) -> SyncWant {

@@ -435,7 +435,7 @@ fn a_lease_is_small_taken_and_asks_for_the_record_it_misses() {
         wire::encode(&Frame::new(1_000, &LeaseAnswer { outcome: LeaseOutcome::Renewed, extensions: Extensions::none() })).len();
     println!("lease: {there} bytes there, {back} back; record {} bytes", record.to_bytes().len());
     // What carries it adds some eighty: the frame's, the multiplexer's and the cipher's headers, both ways.
-    assert!(there + back <= 160, "{there} + {back}");
+    assert!(there + back <= 112, "{there} + {back}");
     bench.store(user.record(2, &bench.trust).to_bytes());
     assert_eq!(ask(&mut bench, lease), LeaseOutcome::NeedRecord, "a lease for an older entry says nothing");
 }

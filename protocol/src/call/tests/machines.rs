@@ -168,24 +168,56 @@ fn a_phone_that_is_nowhere_is_not_reached_whatever_else_rang() {
     both_refuse(Reason::PHONE_NOT_HERE, (Outcome::Unreachable, Reason::PHONE_NOT_HERE));
 }
 
+/// A caller that has invited one device, while a newer record may still come.
+fn one_invited(now: Instant) -> CallerCall {
+    let timers = CallTimers::default();
+    CallerCall::new(CallerParams { call: CALL, me: CALLER, devices: vec![device(1)], is_lookup_pending: true, timers }, now)
+}
+
 /// Whoever rings by a record from the cache asks the directory too; what comes of that may be later than the device's refusal.
 #[test]
 fn a_device_that_has_refused_is_not_invited_once_more_by_a_newer_record() {
-    for reason in [Reason::PHONE_NOT_HERE, Reason::NO_ANSWER, Reason::BUSY, Reason::NOT_ALLOWED] {
+    for reason in [Reason::PHONE_NOT_HERE, Reason::NO_ANSWER, Reason::TOO_MANY, Reason::EXPIRED, Reason::UNKNOWN_CALL] {
+        for on_stream in [false, true] {
+            let now = Instant::now();
+            let mut caller = one_invited(now);
+            if on_stream {
+                caller.handle_invite_status(device(1), InviteStatus::Refused(reason), now);
+            } else {
+                caller.handle_invite_status(device(1), InviteStatus::Ringing, now);
+                caller.handle_signal(&signal(1, 1, SignalBody::Decline { reason }), now);
+            }
+            assert!(caller.is_waiting(), "a device may be new");
+            assert!(!caller.add_device(device(1), now), "{reason}");
+            assert!(caller.add_device(device(2), now));
+            caller.handle_unreachable(device(2), Reason::UNREACHABLE, now);
+            assert!(caller.add_device(device(2), now), "it has said nothing");
+            caller.handle_unreachable(device(2), Reason::UNREACHABLE, now);
+            caller.finish_lookup(now);
+            assert!(caller.is_ended(), "{reason}");
+        }
+    }
+    let now = Instant::now();
+    let mut caller = one_invited(now);
+    caller.handle_invite_status(device(1), InviteStatus::NotForMe, now);
+    assert!(caller.add_device(device(1), now), "with a newer record's key it may open its invite");
+}
+
+#[test]
+fn a_device_that_was_given_up_says_why_and_does_not_ring_after_that() {
+    for (reason, ends) in [
+        (Reason::BUSY, (Outcome::Busy, Reason::BUSY)),
+        (Reason::NOT_ALLOWED, (Outcome::Declined, Reason::NOT_ALLOWED)),
+        (Reason::PHONE_NOT_HERE, (Outcome::Unreachable, Reason::PHONE_NOT_HERE)),
+    ] {
         let now = Instant::now();
-        let (call, me) = (CALL, CALLER);
-        let params = CallerParams { call, me, devices: vec![device(1)], is_lookup_pending: true, timers: CallTimers::default() };
-        let mut caller = CallerCall::new(params, now);
-        caller.handle_invite_status(device(1), InviteStatus::Ringing, now);
-        caller.handle_signal(&signal(1, 1, SignalBody::Decline { reason }), now);
-        assert!(caller.is_waiting(), "a device may be new");
-        assert!(!caller.add_device(device(1), now), "{reason}");
-        assert!(caller.add_device(device(2), now));
-        caller.handle_unreachable(device(2), Reason::UNREACHABLE, now);
-        assert!(caller.add_device(device(2), now), "it has said nothing");
-        caller.handle_unreachable(device(2), Reason::UNREACHABLE, now);
+        let mut caller = one_invited(now);
+        caller.handle_unreachable(device(1), Reason::UNREACHABLE, now);
+        caller.handle_signal(&signal(1, 2, SignalBody::Decline { reason }), now);
+        caller.handle_signal(&signal(1, 1, SignalBody::Ringing), now);
+        caller.handle_invite_status(device(1), InviteStatus::Duplicate, now);
         caller.finish_lookup(now);
-        assert!(caller.is_ended(), "{reason}");
+        assert_eq!(caller.state(), CallerState::Ended(ends.0, ends.1), "{reason}");
     }
 }
 
