@@ -87,6 +87,8 @@ impl EventLoop {
             frame_bytes_out: frames.bytes_out,
             requests: directory.sent.clone(),
             failed: directory.failures.values().sum(),
+            first_contacts: directory.first_contacts,
+            silent_contacts: directory.silent_contacts,
             table: u32::try_from(self.directory.machine.table_counts().0).unwrap_or(u32::MAX),
             records: self.directory.machine.store_counts().0 as u64,
         }

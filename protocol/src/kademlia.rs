@@ -338,6 +338,10 @@ pub struct Counters {
     pub invalid_answers: u64,
     /// Peers whose descriptors claimed a place that isn't theirs.
     pub false_places: u64,
+    /// Nodes of the own table to whom no connection was open and who were asked: those that showed life in time.
+    pub first_contacts: u64,
+    /// The same: those that didn't.
+    pub silent_contacts: u64,
 }
 
 /// What a request on its way is for.
@@ -480,6 +484,7 @@ impl Directory {
             }
         }
         if is_first_contact {
+            self.counters.first_contacts += 1;
             self.table.contacted(true);
         }
     }

@@ -155,6 +155,7 @@ impl Directory {
             if !self.table.is_connected(&silent) {
                 self.table.suspect(&silent);
                 if is_own {
+                    self.counters.silent_contacts += 1;
                     self.table.contacted(false);
                 }
             }

@@ -90,6 +90,9 @@ pub(crate) struct Counts {
     pub(crate) join_cpu_ms: f64,
     pub(crate) ready_secs: f64,
     pub(crate) join_secs: f64,
+    /// Servers that were asked while joining and no connection was open to them, all nodes together: they showed life in time, or didn't. On a busy machine some don't.
+    pub(crate) first_contacts: u64,
+    pub(crate) silent_contacts: u64,
     /// Servers in a node's table, mean.
     pub(crate) table: f64,
     /// A node's memory above an empty swarm's, in bytes: live allocations, and resident pages.
@@ -215,6 +218,8 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
     counts.join_bytes = totals.written as f64 / nodes;
     counts.join_cpu_ms = joined.cpu.as_secs_f64() * 1_000.0 / nodes;
     counts.join_secs = joined.time.as_secs_f64();
+    counts.first_contacts = totals.first_contacts;
+    counts.silent_contacts = totals.silent_contacts;
     counts.table = totals.table as f64 / nodes;
     counts.connections_joined = totals.connections as f64 / nodes;
     counts.stages.insert("join".into(), totals.requests.clone());

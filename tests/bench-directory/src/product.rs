@@ -188,6 +188,8 @@ impl Overlay for Product {
             totals.connections += u64::from(node.connections);
             totals.table += u64::from(node.table);
             totals.failed += node.failed;
+            totals.first_contacts += node.first_contacts;
+            totals.silent_contacts += node.silent_contacts;
             for (kind, count) in node.requests {
                 *totals.requests.entry(format!("{kind:#06x}")).or_default() += count;
             }

@@ -28,6 +28,9 @@ use crate::traffic::{
 /// When every simulation starts.
 pub const START: UnixTime = UnixTime(1_800_000_000);
 
+/// How much longer a late handshake takes: longer than anybody waits before asking another.
+const LATE: Duration = Duration::from_millis(500);
+
 /// How the network behaves.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
@@ -35,6 +38,8 @@ pub struct Settings {
     pub latency: Latency,
     /// Share of messages that are delayed by a retransmission, 0 to 1.
     pub loss: f64,
+    /// Share of handshakes that take [`LATE`] longer, 0 to 1: where many nodes share a machine, they wait for it.
+    pub late_handshakes: f64,
     /// How long a connection stays open that nobody uses or keeps.
     pub idle: Duration,
     /// How long a dial waits for an answer.
@@ -55,6 +60,7 @@ impl Default for Settings {
         Self {
             latency: Latency::Map,
             loss: 0.0,
+            late_handshakes: 0.0,
             idle: Duration::from_secs(70),
             dial_timeout: Duration::from_secs(10),
             notices_silence: true,
@@ -316,6 +322,11 @@ impl<M: Machine> Network<M> {
     #[must_use]
     pub const fn elapsed(&self) -> Duration {
         Duration::from_nanos(self.nanos)
+    }
+
+    /// How it behaves from now on.
+    pub const fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
     }
 
     /// What was sent so far.
@@ -701,7 +712,10 @@ impl<M: Machine> Network<M> {
             return false;
         }
         let one_way = self.settings.latency.one_way(&self.slots[from.index()].position, &target.position);
-        let there = nanos(self.settings.latency.with_jitter(one_way, &mut self.rng));
+        let mut there = nanos(self.settings.latency.with_jitter(one_way, &mut self.rng));
+        if self.settings.late_handshakes > 0.0 && self.rng.random_bool(self.settings.late_handshakes) {
+            there += nanos(LATE);
+        }
         let rtt = there + nanos(self.settings.latency.with_jitter(one_way, &mut self.rng));
         let now = self.nanos;
         let link = Link {

@@ -53,6 +53,8 @@ pub struct Real {
     pub joins_over: Duration,
     /// How long after that it was waited until tables grew no more.
     pub lingers: Duration,
+    /// Share of the nodes asked while joining that didn't show life in time, though all live: the machine was late.
+    pub late: f64,
     /// Look-ups of random names.
     pub lookups: usize,
     /// Publications, and refreshes.
@@ -81,6 +83,7 @@ impl Real {
         Ok(Self {
             nodes: number("/nodes")? as usize,
             joins_over: Duration::try_from_secs_f64(number("/ready_secs")?)?,
+            late: number("/silent_contacts")? / (number("/first_contacts")? + number("/silent_contacts")?).max(1.0),
             lingers: Duration::try_from_secs_f64(number("/join_secs")? - number("/ready_secs")?)?,
             // A quarter of them is measured with a holder connected.
             lookups: 4 * number("/connected/requests/count")? as usize,
@@ -108,7 +111,7 @@ pub fn compare(seed: u64, real: &Real) -> Vec<Row> {
 }
 
 fn simulate(seed: u64, real: &Real) -> BTreeMap<&'static str, Traffic> {
-    let settings = Settings { latency: Latency::Fixed(RTT), ..Settings::default() };
+    let settings = Settings { latency: Latency::Fixed(RTT), late_handshakes: real.late, ..Settings::default() };
     let mut plan = Plan {
         settings,
         joins_over: real.joins_over,
@@ -119,6 +122,8 @@ fn simulate(seed: u64, real: &Real) -> BTreeMap<&'static str, Traffic> {
     plan.config.is_lab = true;
     let mut swarm = Swarm::new(plan);
     swarm.grow();
+    // Afterwards the machine has little to do.
+    swarm.network.settings_mut().late_handshakes = 0.0;
     let mut stages = BTreeMap::from([("join", swarm.network.traffic())]);
     let all = swarm.network.running();
     all.iter().for_each(|owner| publish(&mut swarm, *owner));
