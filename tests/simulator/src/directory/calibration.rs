@@ -21,6 +21,9 @@ const TOLERANCE: f64 = 0.1;
 /// Round trip over the memory transport, processing included.
 const RTT: Duration = Duration::from_millis(2);
 
+/// How many nodes of the bench join at a time.
+const AT_ONCE: usize = 8;
+
 /// How long the bench waits after everybody has published, until connections that nobody uses are closed and idle traffic is counted.
 const REST: Duration = Duration::from_secs(155);
 
@@ -115,6 +118,7 @@ fn simulate(seed: u64, real: &Real) -> BTreeMap<&'static str, Traffic> {
     let mut plan = Plan {
         settings,
         joins_over: real.joins_over,
+        at_once: AT_ONCE,
         lingers: real.lingers,
         is_invited_by_first: true,
         ..Plan::servers(seed, real.nodes)

@@ -36,6 +36,8 @@ pub struct Plan {
     pub clients: usize,
     /// Time over which they join, one after the other.
     pub joins_over: Duration,
+    /// How many of them join at the same moment, at least one.
+    pub at_once: usize,
     /// Time after the last join until the network counts as grown.
     pub lingers: Duration,
     /// Whether new nodes know the first node alone, and not some at random.
@@ -56,6 +58,7 @@ impl Plan {
             seed,
             servers,
             clients: 0,
+            at_once: 1,
             joins_over: Duration::from_millis(100) * u32::try_from(servers).unwrap_or(u32::MAX),
             lingers: Duration::from_secs(30),
             is_invited_by_first: false,
@@ -157,7 +160,7 @@ impl Swarm {
             // Clients are spread evenly among the servers, the first of which comes first.
             let is_client = index > 0 && (index * clients / total.max(1)) > clients_added;
             clients_added += usize::from(is_client);
-            let share = index as f64 / total as f64;
+            let share = (index - index % self.plan.at_once.max(1)) as f64 / total as f64;
             self.run_until(start + self.plan.joins_over.mul_f64(share));
             self.join(!is_client, Behaviour::Honest, None);
         }
