@@ -563,13 +563,11 @@ impl CallerCall {
             | Reason::PHONE_NOT_HERE => LegState::Failed(reason),
             _ => LegState::Declined(reason),
         };
+        let may_ring = self.leg_state(&device).is_some_and(LegState::may_ring);
         if let Some(leg) = self.legs.get_mut(&device) {
             leg.has_refused = true;
-        }
-        let may_ring = self.leg_state(&device).is_some_and(LegState::may_ring);
-        // Of a device that was given up this is why, and what it says out of order doesn't count any more.
-        if let Some(leg) = self.legs.get_mut(&device).filter(|_| may_ring) {
-            leg.state = state;
+            // Of a device that was given up this is why, and what it says out of order doesn't count any more.
+            leg.state = if may_ring { state } else { leg.state };
         }
         let is_for_all = matches!(reason, Reason::DECLINED | Reason::DECLINED_ELSEWHERE);
         if may_ring && is_for_all && self.is_waiting() {

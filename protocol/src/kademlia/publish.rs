@@ -550,12 +550,7 @@ impl Directory {
             // A lease for another entry than ours changes nothing here; the replicas judge it.
             let _ = own.record.apply_lease(lease.clone(), keeper, now.unix);
         }
-        if let Some(mut record) = self.store.get(&key).map(|held| held.record.clone())
-            && record.apply_lease(lease.clone(), keeper, now.unix) == Ok(true)
-        {
-            self.store.replace(record);
-            self.persist(&key);
-        }
+        self.renew_held(now, &key, keeper, lease.clone());
         let known = self.own.get(&key).map(|own| own.replicas.clone()).filter(|replicas| !replicas.is_empty());
         let targets = if self.is_full_of_queries() { Vec::new() } else { known.unwrap_or_else(|| self.live_targets(&key)) };
         let report = LeaseReport { key, asked: targets.len(), renewed: 0, stored: 0, failed: 0 };

@@ -13,12 +13,12 @@ use super::routing_table::{NetworkGroup, REPLICAS};
 use super::sample;
 use super::store::{self, Held, Refused, Sender, Stored};
 use super::{Directory, Failure, RecordKey};
-use crate::directory::{DirectoryRecord, Place};
+use crate::directory::{DirectoryRecord, Lease, Place};
 use crate::identity::TrustStore;
 use crate::key::DeviceKey;
 use crate::node::Descriptor;
 use crate::time::Now;
-use crate::wire::{Extensions, Frame, FrameKind};
+use crate::wire::{Extensions, Frame, FrameKind, Signed};
 
 /// Ranks beyond the replicas at which a node still takes a record: publishers' tables differ a little.
 pub(super) const RANK_SLACK: usize = 8;
@@ -253,26 +253,28 @@ impl Directory {
 
     /// Takes a lease for every record that it may be meant for: all but always one.
     fn answer_lease(&mut self, now: Now, request: &RenewLease) -> LeaseAnswer {
-        let has_entry = |held: &Held| held.record.entries().any(|parts| request.is_for(&parts.entry));
-        let meant = self.store.beginning_with(request.record).filter(|(_, held)| has_entry(held));
-        let meant: Vec<RecordKey> = meant.map(|(key, _)| *key).collect();
-        let is_known = !meant.is_empty();
-        let taken = meant.iter().filter(|key| self.take_lease(now, key, request)).count();
-        let outcome = match (is_known, taken) {
-            (false, _) => LeaseOutcome::NeedRecord,
-            (true, 0) => LeaseOutcome::Refused,
-            _ => LeaseOutcome::Renewed,
-        };
+        let keys: Vec<RecordKey> = self.store.beginning_with(request.record).map(|(key, _)| *key).collect();
+        let mut outcome = LeaseOutcome::NeedRecord;
+        for key in keys {
+            let entry = self
+                .store
+                .get(&key)
+                .and_then(|held| held.record.entries().map(|parts| &parts.entry).find(|entry| request.is_for(entry)));
+            let Some(lease) = entry.map(|entry| request.lease.clone().of_entry(entry)) else { continue };
+            let is_taken = lease.is_ok_and(|lease| self.renew_held(now, &key, request.keeper, lease));
+            if is_taken {
+                outcome = LeaseOutcome::Renewed;
+            } else if outcome == LeaseOutcome::NeedRecord {
+                outcome = LeaseOutcome::Refused;
+            }
+        }
         LeaseAnswer { outcome, extensions: Extensions::none() }
     }
 
-    /// True if the record has the lease, or a newer one.
-    fn take_lease(&mut self, now: Now, key: &RecordKey, request: &RenewLease) -> bool {
-        let Some(held) = self.store.get(key) else { return false };
-        let Some(parts) = held.record.entries().find(|parts| request.is_for(&parts.entry)) else { return false };
-        let Ok(lease) = request.lease.clone().of_entry(&parts.entry) else { return false };
-        let mut record = held.record.clone();
-        let Ok(is_news) = record.apply_lease(lease, request.keeper, now.unix) else { return false };
+    /// Gives a lease to the record held under a key. True if it has that now, or a newer one; false too if none is held.
+    pub(super) fn renew_held(&mut self, now: Now, key: &RecordKey, keeper: Option<DeviceKey>, lease: Signed<Lease>) -> bool {
+        let Some(mut record) = self.store.get(key).map(|held| held.record.clone()) else { return false };
+        let Ok(is_news) = record.apply_lease(lease, keeper, now.unix) else { return false };
         if is_news {
             self.store.replace(record);
             self.persist(key);
