@@ -338,9 +338,9 @@ pub struct Counters {
     pub invalid_answers: u64,
     /// Peers whose descriptors claimed a place that isn't theirs.
     pub false_places: u64,
-    /// Nodes of the own table to whom no connection was open and who were asked: those that showed life in time.
+    /// Nodes of the own table to whom no connection was open and who were asked: those that showed life, in time or late.
     pub first_contacts: u64,
-    /// The same: those that didn't.
+    /// The same: those that didn't in time. Who is late is among both, unless the look-up has ended before.
     pub silent_contacts: u64,
 }
 

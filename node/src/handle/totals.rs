@@ -25,9 +25,9 @@ pub struct Totals {
     pub requests: BTreeMap<u16, u64>,
     /// The directory's questions that failed, for any reason.
     pub failed: u64,
-    /// Directory servers of the own table to whom no connection was open and who showed life in time when they were asked.
+    /// Directory servers of the own table to whom no connection was open and who showed life when they were asked, in time or late.
     pub first_contacts: u64,
-    /// The same, who didn't: look-ups ask several at once the more of these there were lately.
+    /// The same, who didn't in time (whoever is late is mostly among both): look-ups ask several at once the more of these there were lately.
     pub silent_contacts: u64,
     /// Directory servers in the table.
     pub table: u32,

@@ -90,7 +90,7 @@ pub(crate) struct Counts {
     pub(crate) join_cpu_ms: f64,
     pub(crate) ready_secs: f64,
     pub(crate) join_secs: f64,
-    /// Servers that were asked while joining and no connection was open to them, all nodes together: they showed life in time, or didn't. On a busy machine some don't.
+    /// Servers that were asked while joining and no connection was open to them, all nodes together: they showed life, and didn't in time. On a busy machine some are late, and among both.
     pub(crate) first_contacts: u64,
     pub(crate) silent_contacts: u64,
     /// Servers in a node's table, mean.

@@ -44,7 +44,7 @@ pub(crate) struct Totals {
     pub(crate) connections: u64,
     pub(crate) table: u64,
     pub(crate) failed: u64,
-    /// Servers that were asked while no connection was open to them, and showed life in time or didn't.
+    /// Servers that were asked while no connection was open to them, and showed life, or didn't in time.
     pub(crate) first_contacts: u64,
     pub(crate) silent_contacts: u64,
     pub(crate) requests: BTreeMap<String, u64>,

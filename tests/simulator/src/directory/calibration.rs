@@ -86,7 +86,8 @@ impl Real {
         Ok(Self {
             nodes: number("/nodes")? as usize,
             joins_over: Duration::try_from_secs_f64(number("/ready_secs")?)?,
-            late: number("/silent_contacts")? / (number("/first_contacts")? + number("/silent_contacts")?).max(1.0),
+            // All live, so who was late is mostly among those who showed life.
+            late: (number("/silent_contacts")? / number("/first_contacts")?.max(1.0)).min(1.0),
             lingers: Duration::try_from_secs_f64(number("/join_secs")? - number("/ready_secs")?)?,
             // A quarter of them is measured with a holder connected.
             lookups: 4 * number("/connected/requests/count")? as usize,
