@@ -122,14 +122,17 @@ const CLIENT_REFRESH: u32 = 3;
 /// How often a node that knows fewer than eight others looks for more.
 const LONELY_REFRESH: Duration = Duration::from_secs(60);
 
+/// Room kept for what is to be done.
+const ACTIONS_KEPT: usize = 4;
+
 /// How a node's directory behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// True in a lab, where all nodes are in one network: no caps per network.
     pub is_lab: bool,
-    /// Most proved nodes in the table.
+    /// Most proved nodes in the table, at most 8,192.
     pub table_max: usize,
-    /// Most hints beside them.
+    /// Most hints beside them, at most 8,192.
     pub hints_max: usize,
     /// Bounds of the store.
     pub store: StoreLimits,
@@ -451,10 +454,10 @@ impl Directory {
     }
 
     /// Takes back records that an earlier run persisted; each is verified again, and those that don't hold are forgotten.
-    pub fn restore(&mut self, now: Now, trust: &TrustStore, records: impl IntoIterator<Item = (RecordKey, Vec<u8>)>) {
+    pub fn restore(&mut self, now: Now, trust: &TrustStore, records: impl IntoIterator<Item = (RecordKey, impl AsRef<[u8]>)>) {
         let sender = store::Sender { device: self.local.device, group: None, is_server: true };
         for (key, bytes) in records {
-            let verified = store::parse(&bytes).ok().and_then(|record| record.verify(now.unix, trust).ok());
+            let verified = store::parse(bytes.as_ref()).ok().and_then(|record| record.verify(now.unix, trust).ok());
             let is_kept = match verified {
                 Some(record) if record.key() == key => {
                     let gone = self.store.put(record, sender, now.unix).map(|(_, gone)| gone);
@@ -711,7 +714,12 @@ impl Directory {
 
     /// The next thing to do, oldest first.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        let action = self.actions.pop_front();
+        // Room for as much as there ever was to do at once would stay empty for good.
+        if self.actions.is_empty() && self.actions.capacity() > ACTIONS_KEPT {
+            self.actions = VecDeque::new();
+        }
+        action
     }
 
     /// Takes in descriptors that nobody has proved: the address book on disk, an invite's list, the command line.

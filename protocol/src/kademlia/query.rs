@@ -268,9 +268,8 @@ impl Directory {
         hearsay: &[Arc<Descriptor>],
     ) {
         lookup.told(from, &closer, hearsay);
-        let teller = self.table.teller(from);
         for descriptor in closer {
-            self.table.hear(now.instant, descriptor, Some(&teller));
+            self.table.hear(now.instant, descriptor, Some(from));
         }
     }
 

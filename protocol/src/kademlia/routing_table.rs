@@ -7,6 +7,7 @@
 mod distrust;
 mod first_contacts;
 mod peers;
+mod tellers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use std::time::{Duration, Instant};
 use self::distrust::Distrust;
 use self::first_contacts::FirstContacts;
 pub(super) use self::peers::Mark;
-use self::peers::{Met, Peer, Peers, Secs, Which};
+use self::peers::{Met, PEERS_MAX, Peer, Peers, Secs, Which};
+use self::tellers::{Teller, Tellers};
 use crate::directory::{Distance, Place, PlaceOwner, RecordKey};
 use crate::key::{AuthorityKey, DeviceKey};
 use crate::node::{Address, Descriptor, Roles};
@@ -59,9 +61,6 @@ const FRESH_SECS: u32 = 5 * 60;
 
 /// Taken as the seconds between a node's last sign of life and another's word of it.
 const HEARSAY_SECS: u32 = 5 * 60;
-
-/// Tellers whose keys are kept for what they tell next.
-const TELLERS_SHARED: usize = 32;
 
 /// Others are told of who is known by hearsay alone if somebody named it within so many seconds.
 const RUMOUR_SECS: u32 = 30 * 60;
@@ -158,10 +157,10 @@ pub(super) struct RoutingTable {
     peers: Peers,
     connections: BTreeMap<DeviceKey, Connection>,
     distrust: Distrust,
-    rtts: VecDeque<Duration>,
+    /// Microseconds.
+    rtts: VecDeque<u32>,
     contacts: FirstContacts,
-    /// Who told something lately: at most [`TELLERS_SHARED`].
-    tellers: VecDeque<Arc<DeviceKey>>,
+    tellers: Tellers,
     fresh_hints_lost: u64,
 }
 
@@ -185,8 +184,8 @@ impl RoutingTable {
         Self {
             device,
             origin: place.unwrap_or(Place(*device.as_bytes())),
-            capacity: limits.proved.max(1),
-            hints_capacity: limits.hints.max(1),
+            capacity: limits.proved.clamp(1, PEERS_MAX / 4),
+            hints_capacity: limits.hints.clamp(1, PEERS_MAX / 4),
             lab: limits.is_lab,
             start,
             peers: Peers::default(),
@@ -194,7 +193,7 @@ impl RoutingTable {
             distrust: Distrust::default(),
             rtts: VecDeque::new(),
             contacts: FirstContacts::default(),
-            tellers: VecDeque::new(),
+            tellers: Tellers::default(),
             fresh_hints_lost: 0,
         }
     }
@@ -222,12 +221,12 @@ impl RoutingTable {
             return Admission::Client;
         }
         let before = self.peers.remove(&device);
-        let was_live = before.as_ref().is_some_and(Peer::is_live);
-        if let Some(told) = &before
+        let was_live = before.as_ref().is_some_and(|(peer, _)| peer.is_live());
+        if let Some((told, _)) = &before
             && told.descriptor.place != descriptor.place
-            && let Some(teller) = &told.told_by
+            && let Some(teller) = self.key_of(told.told_by())
         {
-            self.strike(**teller);
+            self.strike(teller);
         }
         let group = NetworkGroup::of_descriptor(&descriptor);
         if !was_live && !self.make_room(now, &descriptor.place, group) {
@@ -237,8 +236,8 @@ impl RoutingTable {
             self.hear(now, descriptor, None);
             return Admission::Full;
         }
-        let mut peer = Peer::new(descriptor, self.secs(now));
-        peer.met = Some(match before.and_then(|peer| peer.met) {
+        let peer = Peer::told(descriptor, self.secs(now), None);
+        let met = match before.and_then(|(_, met)| met) {
             Some(mut met) => {
                 met.living_since = if was_live { met.living_since } else { peer.seen };
                 met.proof = proof;
@@ -248,28 +247,19 @@ impl RoutingTable {
                 let mut met = Met::new(proof, peer.seen);
                 let measured = self.connections.get(&device).and_then(|connection| connection.rtt);
                 measured.into_iter().for_each(|rtt| met.measured(rtt));
-                Box::new(met)
+                met
             }
-        });
-        self.peers.insert(peer);
+        };
+        self.peers.insert(peer, Some(met));
         if was_live { Admission::Known } else { Admission::New }
     }
 
-    /// A key for those of whom its node tells: the same as before if it told of others lately. Most that is heard comes from a few.
-    pub(super) fn teller(&mut self, device: &DeviceKey) -> Arc<DeviceKey> {
-        if let Some(known) = self.tellers.iter().find(|teller| ***teller == *device) {
-            return Arc::clone(known);
-        }
-        if self.tellers.len() >= TELLERS_SHARED {
-            self.tellers.pop_front();
-        }
-        let teller = Arc::new(*device);
-        self.tellers.push_back(Arc::clone(&teller));
-        teller
+    fn key_of(&self, teller: Option<Teller>) -> Option<DeviceKey> {
+        self.tellers.key(teller?)
     }
 
     /// Takes in what somebody told. Never replaces anything proved, nor another's word that hasn't failed yet. True if the node wasn't known, or by another word that has failed.
-    pub(super) fn hear(&mut self, now: Instant, descriptor: impl Into<Arc<Descriptor>>, teller: Option<&Arc<DeviceKey>>) -> bool {
+    pub(super) fn hear(&mut self, now: Instant, descriptor: impl Into<Arc<Descriptor>>, teller: Option<&DeviceKey>) -> bool {
         let descriptor = descriptor.into();
         let device = descriptor.device;
         let is_ignored = device == self.device
@@ -280,12 +270,12 @@ impl RoutingTable {
             return false;
         }
         match self.peers.get(&device) {
-            Some(known) if known.met.is_some() => return false,
+            Some(known) if known.is_met() => return false,
             Some(known) if known.failures == 0 => {
                 // Whom several name stays longest.
-                if known.told_by.as_ref() != teller {
+                if self.key_of(known.told_by()).as_ref() != teller {
                     let seen = self.secs(now);
-                    self.peers.change(&device, |peer| peer.seen = seen);
+                    self.peers.change(&device, |peer, _| peer.seen = seen);
                 }
                 return false;
             }
@@ -296,9 +286,8 @@ impl RoutingTable {
         if self.hint_count() >= self.hints_capacity {
             self.drop_a_hint(now);
         }
-        let mut peer = Peer::new(descriptor, self.secs(now));
-        peer.told_by = teller.cloned();
-        self.peers.insert(peer);
+        let teller = teller.and_then(|teller| self.tellers.number(teller, self.peers.tellers()));
+        self.peers.insert(Peer::told(descriptor, self.secs(now), teller), None);
         true
     }
 
@@ -307,7 +296,7 @@ impl RoutingTable {
     fn drop_a_hint(&mut self, now: Instant) {
         let Some(worst) = self.peers.worst_of_some_hints(HINTS_COMPARED) else { return };
         let lost = self.peers.remove(&worst);
-        self.fresh_hints_lost += u64::from(lost.is_some_and(|peer| self.is_fresh(now, &peer)));
+        self.fresh_hints_lost += u64::from(lost.is_some_and(|(peer, _)| self.is_fresh(now, &peer)));
     }
 
     /// Whether who is known by hearsay was named lately, and hasn't been silent.
@@ -349,7 +338,7 @@ impl RoutingTable {
             .bucket(fullest)
             .filter(|peer| !self.connections.contains_key(&peer.descriptor.device))
             .filter(|peer| !is_near(&peer.descriptor.place))
-            .filter_map(|peer| Some((peer.failures, peer.met.as_ref()?.added, peer.descriptor.device)))
+            .filter_map(|peer| Some((peer.failures, self.peers.met(peer)?.added, peer.descriptor.device)))
             .max();
         match youngest {
             Some((.., device)) => self.peers.remove(&device).is_some(),
@@ -379,11 +368,11 @@ impl RoutingTable {
         if let Some(connection) = self.connections.get_mut(&device) {
             connection.place = None;
         }
-        if let Some(teller) = peer.as_ref().and_then(|peer| peer.told_by.clone()) {
-            self.strike(*teller);
+        if let Some(teller) = peer.as_ref().and_then(|(peer, _)| self.key_of(peer.told_by())) {
+            self.strike(teller);
         }
         self.distrust.ban(now, device);
-        peer.is_some_and(|peer| peer.is_live())
+        peer.is_some_and(|(peer, _)| peer.is_live())
     }
 
     fn is_banned(&self, device: &DeviceKey, now: Instant) -> bool {
@@ -396,7 +385,7 @@ impl RoutingTable {
     }
 
     pub(super) fn told_by(&self, device: &DeviceKey) -> Option<DeviceKey> {
-        self.peers.get(device)?.told_by.as_deref().copied()
+        self.key_of(self.peers.get(device)?.told_by())
     }
 
     pub(super) fn connected(&mut self, now: Instant, device: DeviceKey, rtt: Option<Duration>, relayed: bool) {
@@ -418,13 +407,13 @@ impl RoutingTable {
             if self.rtts.len() >= RTT_SAMPLES {
                 self.rtts.pop_front();
             }
-            self.rtts.push_back(rtt);
+            self.rtts.push_back(u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
         }
         let seen = self.secs(now);
-        self.peers.change(device, |peer| {
+        self.peers.change(device, |peer, met| {
             let was_live = peer.is_live();
             (peer.failures, peer.is_suspect, peer.seen) = (0, false, seen);
-            if let Some(met) = &mut peer.met {
+            if let Some(met) = met {
                 met.living_since = if was_live { met.living_since } else { seen };
                 rtt.into_iter().for_each(|rtt| met.measured(rtt));
             }
@@ -433,7 +422,7 @@ impl RoutingTable {
 
     /// A node to whom no connection was open hasn't shown life in time: it is asked after others until it does.
     pub(super) fn suspect(&mut self, device: &DeviceKey) {
-        self.peers.change(device, |peer| peer.is_suspect = true);
+        self.peers.change(device, |peer, _| peer.is_suspect = true);
     }
 
     /// Whether a node of this table to whom no connection was open has shown life in time. Those that others have just named don't count: they live more often.
@@ -448,16 +437,16 @@ impl RoutingTable {
 
     /// A node didn't answer. True if that made it dead.
     pub(super) fn failed(&mut self, now: Instant, device: &DeviceKey, is_certain: bool) -> bool {
-        let Some(mut peer) = self.peers.remove(device) else { return false };
+        let Some((mut peer, mut met)) = self.peers.remove(device) else { return false };
         let was_live = peer.is_live();
         peer.failures = peer.failures.saturating_add(1).max(if is_certain { FAILURES_DEAD } else { 0 });
-        if let Some(met) = &mut peer.met {
+        if let Some(met) = &mut met {
             met.failed_at = self.secs(now);
         }
         let is_live = peer.is_live();
-        let is_worth_keeping = peer.failures < if peer.met.is_some() { FAILURES_FORGET } else { FAILURES_DEAD };
+        let is_worth_keeping = peer.failures < if met.is_some() { FAILURES_FORGET } else { FAILURES_DEAD };
         if is_worth_keeping {
-            self.peers.insert(peer);
+            self.peers.insert(peer, met);
         }
         while self.hint_count() > self.hints_capacity {
             self.drop_a_hint(now);
@@ -468,7 +457,7 @@ impl RoutingTable {
     /// Drops nodes whose certificate has ended or was revoked; returns them.
     pub(super) fn retain_proved(&mut self, is_valid: impl Fn(&Proof) -> bool) -> Vec<Arc<Descriptor>> {
         let all = self.peers.iter(Which::Live).chain(self.peers.iter(Which::Hints));
-        let gone = all.filter(|peer| peer.met.as_ref().is_some_and(|met| !is_valid(&met.proof)));
+        let gone = all.filter(|peer| self.peers.met(peer).is_some_and(|met| !is_valid(&met.proof)));
         let gone: Vec<_> = gone.map(|peer| Arc::clone(&peer.descriptor)).collect();
         for descriptor in &gone {
             self.peers.remove(&descriptor.device);
@@ -490,7 +479,7 @@ impl RoutingTable {
     /// The closest of those who came to count as living within the last `within`.
     pub(super) fn closest_news(&self, now: Instant, within: Duration, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
         let since = self.secs(now.checked_sub(within).unwrap_or(self.start));
-        let news = self.peers.iter(Which::Live).filter(|peer| peer.met.as_ref().is_some_and(|met| met.living_since >= since));
+        let news = self.peers.iter(Which::Live).filter(|peer| self.peers.met(peer).is_some_and(|met| met.living_since >= since));
         let mut news: Vec<_> = news.map(|peer| (target.distance(&peer.descriptor.place), &peer.descriptor)).collect();
         let order = |(distance, node): &(Distance, &Arc<Descriptor>)| (*distance, node.device);
         if news.len() > count {
@@ -519,12 +508,12 @@ impl RoutingTable {
     pub(super) fn worth_asking(&self, target: &Place, count: usize, now: Instant) -> Vec<Known> {
         let known = |peer: &Peer| Known {
             descriptor: Arc::clone(&peer.descriptor),
-            root: peer.told_by.as_deref().copied().unwrap_or(peer.descriptor.device),
+            root: self.key_of(peer.told_by()).unwrap_or(peer.descriptor.device),
         };
         let now = self.secs(now);
         let live = self.peers.nearest(Which::Live, target, count).into_iter().map(|(_, peer)| known(peer));
         let hints = self.peers.nearest(Which::Hints, target, 2 * count).into_iter().map(|(_, peer)| peer);
-        live.chain(hints.filter(|peer| peer.may_be_asked(now)).take(count).map(known)).collect()
+        live.chain(hints.filter(|peer| self.peers.may_be_asked(peer, now)).take(count).map(known)).collect()
     }
 
     /// The closest of all that are known, hints included: `count` in all.
@@ -649,7 +638,7 @@ impl RoutingTable {
 
     /// The place a chain proved, if any.
     pub(super) fn proved_place(&self, device: &DeviceKey) -> Option<Place> {
-        let proved = self.peers.get(device).filter(|peer| peer.met.is_some()).map(|peer| peer.descriptor.place);
+        let proved = self.peers.get(device).filter(|peer| peer.is_met()).map(|peer| peer.descriptor.place);
         proved.or_else(|| self.connections.get(device)?.place)
     }
 
@@ -665,7 +654,7 @@ impl RoutingTable {
     /// How long ago a peer showed life: 0 within [`FRESH_SECS`], 1 within three times as many, 2 within seven times, and so on.
     fn staleness(&self, now: Instant, peer: &Peer) -> u32 {
         let own = self.secs(now).0.saturating_sub(peer.seen.0);
-        let age = if peer.met.is_some() { own } else { own.saturating_add(HEARSAY_SECS) };
+        let age = if peer.is_met() { own } else { own.saturating_add(HEARSAY_SECS) };
         (age / FRESH_SECS + 1).ilog2()
     }
 
@@ -673,27 +662,31 @@ impl RoutingTable {
     pub(super) fn preference(&self, now: Instant, device: &DeviceKey) -> (u8, bool, u32, bool, bool, u128) {
         let peer = self.peers.get(device);
         let connection = self.connections.get(device);
-        let rtt = peer.and_then(Peer::rtt).or_else(|| connection.and_then(|c| c.rtt));
+        let rtt = peer.and_then(|peer| self.measured(peer)).or_else(|| connection.and_then(|c| c.rtt));
         (
             peer.map_or(0, |peer| peer.failures),
             connection.is_none(),
             peer.map_or(u32::MAX, |peer| self.staleness(now, peer)),
-            peer.is_none_or(|peer| peer.met.is_none()),
+            peer.is_none_or(|peer| !peer.is_met()),
             connection.is_some_and(|connection| connection.relayed),
             rtt.unwrap_or_else(|| self.median_rtt()).as_millis() / 20,
         )
     }
 
+    fn measured(&self, peer: &Peer) -> Option<Duration> {
+        self.peers.met(peer)?.rtt()
+    }
+
     /// The median of the round trips measured lately.
     pub(super) fn median_rtt(&self) -> Duration {
-        let mut sorted: Vec<Duration> = self.rtts.iter().copied().collect();
+        let mut sorted: Vec<u32> = self.rtts.iter().copied().collect();
         sorted.sort_unstable();
-        sorted.get(sorted.len() / 2).copied().unwrap_or(RTT_DEFAULT)
+        sorted.get(sorted.len() / 2).map_or(RTT_DEFAULT, |micros| Duration::from_micros((*micros).into()))
     }
 
     /// The round trip expected of a node.
     pub(super) fn rtt(&self, device: &DeviceKey) -> Duration {
-        let own = self.peers.get(device).and_then(Peer::rtt);
+        let own = self.peers.get(device).and_then(|peer| self.measured(peer));
         own.or_else(|| self.connections.get(device).and_then(|c| c.rtt)).unwrap_or_else(|| self.median_rtt())
     }
 

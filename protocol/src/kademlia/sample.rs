@@ -172,10 +172,9 @@ impl Directory {
             self.counters.invalid_answers += 1;
             return;
         };
-        let teller = self.table.teller(from);
         let all = named.len();
         let lost_before = self.table.fresh_hints_lost();
-        let new = named.into_iter().filter(|node| self.table.hear(now.instant, Arc::clone(node), Some(&teller))).count();
+        let new = named.into_iter().filter(|node| self.table.hear(now.instant, Arc::clone(node), Some(from))).count();
         let Some((within, left)) = sample.news else {
             // Whom a full table takes in puts somebody else out: if that was named lately too, nothing is gained.
             let lost = usize::try_from(self.table.fresh_hints_lost() - lost_before).unwrap_or(usize::MAX);

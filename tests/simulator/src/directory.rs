@@ -70,8 +70,19 @@ pub enum Body {
 pub struct Left {
     /// Its address book.
     pub book: Vec<Arc<Descriptor>>,
-    /// The records that it keeps for others, encoded.
-    pub records: Vec<(RecordKey, Vec<u8>)>,
+    /// The records that it keeps for others, encoded; equal ones are in memory once.
+    pub records: Vec<(RecordKey, Arc<[u8]>)>,
+}
+
+/// When a starting node does what it does then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Starting {
+    /// How long after its start a server begins to serve, unless it is the first: it joins as a client until then, though it says that it serves, as the daemon of a lab does.
+    pub serves_after: Duration,
+    /// How long after its start it publishes at the earliest.
+    pub publishes_after: Duration,
+    /// How long after its publication it reads its record back.
+    pub reads_back_after: Duration,
 }
 
 /// How a node of the simulation is set up.
@@ -81,6 +92,8 @@ pub struct Setup {
     pub config: Config,
     /// Whether it serves.
     pub is_serving: bool,
+    /// When it does what a start brings.
+    pub starting: Starting,
     /// Whether it publishes its record after joining and renews its lease.
     pub publishes: bool,
     /// Who it knows at the start.
@@ -103,7 +116,10 @@ pub struct DirectoryNode {
     keep_at: Option<Instant>,
     join: Option<QueryId>,
     join_at: Option<Instant>,
+    serve_at: Option<Instant>,
+    publish_from: Option<Instant>,
     publishing: Option<QueryId>,
+    read_back_at: Option<Instant>,
     reading_back: Option<QueryId>,
     is_ready: bool,
     lease_at: Option<Instant>,
@@ -116,7 +132,9 @@ impl DirectoryNode {
     #[must_use]
     pub fn new(world: &World, me: NodeId, setup: Setup, seed: [u8; 32], now: Now) -> Self {
         let identity = world.identity(me);
-        let local = LocalNode { device: identity.chain.device, place: identity.chain.place, is_serving: setup.is_serving };
+        let is_first = setup.knows.is_empty();
+        let is_serving = setup.is_serving && (is_first || setup.starting.serves_after.is_zero());
+        let local = LocalNode { device: identity.chain.device, place: identity.chain.place, is_serving };
         let directory = Directory::new(setup.config.clone(), local, seed, now.instant);
         Self {
             me,
@@ -127,7 +145,10 @@ impl DirectoryNode {
             keep_at: None,
             join: None,
             join_at: None,
+            serve_at: None,
+            publish_from: None,
             publishing: None,
+            read_back_at: None,
             reading_back: None,
             is_ready: false,
             lease_at: None,
@@ -137,8 +158,8 @@ impl DirectoryNode {
     }
 
     /// Its process has ended: what is on disk is all that is left, and all that takes memory.
-    pub fn pack_up(&mut self, world: &World, book_max: usize, now: Now) {
-        let records = self.directory.records().map(|(key, bytes)| (key, bytes.to_vec())).collect();
+    pub fn pack_up(&mut self, world: &mut World, book_max: usize, now: Now) {
+        let records = self.directory.records().map(|(key, bytes)| (key, world.on_disk(key, bytes))).collect();
         self.setup.left = Left { book: self.directory.known(book_max), records };
         *self = Self::new(world, self.me, self.setup.clone(), [0; 32], now);
     }
@@ -213,6 +234,10 @@ impl DirectoryNode {
         let left = self.take_left();
         self.directory.restore(now, &world.trust, left.records);
         self.directory.add_hearsay(now, known.into_iter().chain(left.book));
+        self.publish_from = Some(now.instant + self.setup.starting.publishes_after);
+        if self.setup.is_serving && !self.directory.local().is_serving {
+            self.serve_at = Some(now.instant + self.setup.starting.serves_after);
+        }
         self.join(now);
     }
 
@@ -245,17 +270,34 @@ impl DirectoryNode {
                     self.join_at = Some(now.instant + JOIN_AGAIN);
                 } else if self.setup.publishes && self.publishing.is_none() {
                     // The owner's next turn.
-                    self.lease_at = Some(now.instant);
+                    self.lease_at = Some(self.publish_from.map_or(now.instant, |from| from.max(now.instant)));
                 }
             }
             Event::Published { report, .. } if report.accepted > 0 && !self.is_ready => {
                 // As a daemon does before it calls itself ready: through others, once.
                 self.is_ready = true;
-                let options = FindOptions { mode: Mode::First, is_remote_only: true };
-                self.reading_back = Some(self.directory.find_record(now, world.identity(self.me).key, options));
+                match self.setup.starting.reads_back_after {
+                    Duration::ZERO => self.read_back(world, now),
+                    later => self.read_back_at = Some(now.instant + later),
+                }
             }
             _ => {}
         }
+    }
+
+    /// Begins to serve, and says hello again to those connected: some have asked it before, in vain.
+    fn serve(&mut self, world: &World, now: Now, out: &mut Outbox<Self>) {
+        let local = *self.directory.local();
+        self.directory.set_local(now, LocalNode { is_serving: true, ..local });
+        let hello_bytes = world.identity(self.me).hello_bytes;
+        for peer in &self.greeted {
+            out.send(*peer, HELLO, hello_bytes, Message { has_hello: true, body: Body::Hello });
+        }
+    }
+
+    fn read_back(&mut self, world: &World, now: Now) {
+        let options = FindOptions { mode: Mode::First, is_remote_only: true };
+        self.reading_back = Some(self.directory.find_record(now, world.identity(self.me).key, options));
     }
 
     fn say(&mut self, world: &World, to: NodeId, kind: Kind, bytes: usize, body: Body, out: &mut Outbox<Self>) {
@@ -333,6 +375,14 @@ impl DirectoryNode {
         if is_due(self.join_at) {
             self.join(now);
         }
+        if is_due(self.serve_at) {
+            self.serve_at = None;
+            self.serve(world, now, out);
+        }
+        if is_due(self.read_back_at) {
+            self.read_back_at = None;
+            self.read_back(world, now);
+        }
         if is_due(self.lease_at) {
             if self.publishing.is_some() {
                 self.renew_lease(world, now);
@@ -392,7 +442,8 @@ impl Machine for DirectoryNode {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        [self.directory.poll_timeout(), self.keep_at, self.lease_at, self.join_at].into_iter().flatten().min()
+        let own = [self.keep_at, self.lease_at, self.join_at, self.serve_at, self.read_back_at];
+        own.into_iter().chain([self.directory.poll_timeout()]).flatten().min()
     }
 }
 

@@ -116,13 +116,42 @@ struct Slot<M> {
 
 #[derive(Debug)]
 enum Delivery<M> {
-    Connected { at: NodeId, with: NodeId, is_dialler: bool, rtt: Duration },
-    Message { to: NodeId, from: NodeId, message: M },
-    Closed { at: NodeId, with: NodeId, reason: Closed },
-    Lost { at: NodeId, with: NodeId, epoch: u32 },
-    DialFailed { at: NodeId, to: NodeId, epoch: u32 },
-    IdleCheck { a: NodeId, b: NodeId, opened_at: u64 },
-    Timer { node: NodeId, at: u64 },
+    Connected {
+        at: NodeId,
+        with: NodeId,
+        is_dialler: bool,
+        rtt: Duration,
+    },
+    /// Boxed: most of what is to come are timers.
+    Message {
+        to: NodeId,
+        from: NodeId,
+        message: Box<M>,
+    },
+    Closed {
+        at: NodeId,
+        with: NodeId,
+        reason: Closed,
+    },
+    Lost {
+        at: NodeId,
+        with: NodeId,
+        epoch: u32,
+    },
+    DialFailed {
+        at: NodeId,
+        to: NodeId,
+        epoch: u32,
+    },
+    IdleCheck {
+        a: NodeId,
+        b: NodeId,
+        opened_at: u64,
+    },
+    Timer {
+        node: NodeId,
+        at: u64,
+    },
 }
 
 /// A simulated network of machines.
@@ -447,7 +476,7 @@ impl<M: Machine> Network<M> {
                     return self.push_at(ready_at, Delivery::Message { to, from, message });
                 }
                 link.used_at = now;
-                self.handle(to, Input::Message { from, message });
+                self.handle(to, Input::Message { from, message: *message });
             }
             Delivery::Connected { at, with, is_dialler, rtt } => {
                 if self.slots[at.index()].links.contains_key(&with) {
@@ -552,7 +581,7 @@ impl<M: Machine> Network<M> {
             if arrival(last) > now.instant {
                 let there = nanos(arrival(last).saturating_duration_since(self.base));
                 heard_at = last.checked_sub(interval).map(arrival);
-                self.push_at(there, Delivery::Message { to: at, from: gone, message });
+                self.push_at(there, Delivery::Message { to: at, from: gone, message: Box::new(message) });
             }
         }
         self.slots[at.index()].machine.end_tacit(&self.world, now, gone, heard_at);
@@ -673,7 +702,7 @@ impl<M: Machine> Network<M> {
         link.used_at = now;
         let arrival = (now.max(link.ready_at) + nanos(takes)).max(link.last_arrival + 1);
         link.last_arrival = arrival;
-        self.push_at(arrival, Delivery::Message { to, from, message });
+        self.push_at(arrival, Delivery::Message { to, from, message: Box::new(message) });
     }
 
     /// Messages stay behind bare ones that weren't sent, as behind others.

@@ -1,13 +1,14 @@
-//! The peers of a routing table, in some 50 bytes each beside their descriptor, and in the order of their places.
+//! The peers of a routing table, in some 30 bytes each beside their descriptor, and in the order of their places.
 //!
 //! A table has thousands of them and is asked at every request. So an entry is small (times are whole seconds since the table's start, what is rare is
-//! boxed), entries stay where they are, and what orders them are arrays of the first 32 bits of a key beside the entry's number: searched by halving, and moved by one
+//! kept apart), entries stay where they are, and what orders them are arrays of the first 32 bits of a key beside the entry's number: searched by halving, and moved by one
 //! copy when something comes in between.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::tellers::Teller;
 use super::{DEAD_RETRY, FAILURES_DEAD, NetworkGroup, Proof};
 use crate::directory::{Distance, Place};
 use crate::key::DeviceKey;
@@ -15,7 +16,10 @@ use crate::node::Descriptor;
 
 /// A peer's number in its table, used again once it is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Slot(u32);
+pub(super) struct Slot(u16);
+
+/// Most peers of a table, so that each has a number, and those met another below [`MET`].
+pub(super) const PEERS_MAX: usize = MET as usize;
 
 /// A device by the first 64 bits of its key, where a list of whole keys would be too long: to make a key with another's costs 2^64 tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,40 +65,62 @@ impl Met {
     }
 }
 
+/// How a peer is known, in two bytes: 0, nobody said who told of it; below [`MET`], who told, one more than its number; from there on the number of what is known of those met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Standing(u16);
+
+/// The first number of those met.
+const MET: u16 = 1 << 15;
+
+impl Standing {
+    fn told_by(teller: Option<Teller>) -> Self {
+        Self(teller.map_or(0, |teller| teller.0 + 1))
+    }
+
+    fn met(number: usize) -> Self {
+        Self(u16::try_from(number).unwrap_or(u16::MAX) | MET)
+    }
+
+    fn as_teller(self) -> Option<Teller> {
+        if self.0 < MET { self.0.checked_sub(1).map(Teller) } else { None }
+    }
+
+    fn as_met(self) -> Option<usize> {
+        self.0.checked_sub(MET).map(usize::from)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub(super) descriptor: Arc<Descriptor>,
-    /// None of who is known by hearsay.
-    pub(super) met: Option<Box<Met>>,
-    pub(super) told_by: Option<Arc<DeviceKey>>,
     /// When it last showed life, or somebody told of it.
     pub(super) seen: Secs,
+    standing: Standing,
     pub(super) failures: u8,
     /// It was silent longer than others are, and hasn't answered since.
     pub(super) is_suspect: bool,
 }
 
 impl Peer {
-    pub(super) const fn new(descriptor: Arc<Descriptor>, seen: Secs) -> Self {
-        Self { descriptor, met: None, told_by: None, seen, failures: 0, is_suspect: false }
+    /// Who is known by hearsay alone, or isn't among [`Peers`] yet.
+    pub(super) fn told(descriptor: Arc<Descriptor>, seen: Secs, teller: Option<Teller>) -> Self {
+        Self { descriptor, seen, standing: Standing::told_by(teller), failures: 0, is_suspect: false }
     }
 
-    pub(super) const fn is_live(&self) -> bool {
-        self.met.is_some() && self.failures < FAILURES_DEAD
+    pub(super) fn told_by(&self) -> Option<Teller> {
+        self.standing.as_teller()
     }
 
-    /// False of who has died lately.
-    pub(super) fn may_be_asked(&self, now: Secs) -> bool {
-        let failed_at = self.met.as_ref().map_or(Secs(0), |met| met.failed_at);
-        self.failures < FAILURES_DEAD || now.0.saturating_sub(failed_at.0) as u64 >= DEAD_RETRY.as_secs()
+    pub(super) fn is_met(&self) -> bool {
+        self.standing.as_met().is_some()
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.is_met() && self.failures < FAILURES_DEAD
     }
 
     pub(super) fn group(&self) -> Option<NetworkGroup> {
         NetworkGroup::of_descriptor(&self.descriptor)
-    }
-
-    pub(super) fn rtt(&self) -> Option<Duration> {
-        self.met.as_ref().and_then(|met| met.rtt())
     }
 }
 
@@ -155,6 +181,8 @@ pub(super) enum Which {
 pub(super) struct Peers {
     peers: Vec<Option<Peer>>,
     free: Vec<Slot>,
+    /// What is known of those met, by the number in their standing.
+    met: Vec<Option<Met>>,
     by_device: Index,
     live: Index,
     hints: Index,
@@ -179,7 +207,7 @@ impl Peers {
     }
 
     fn at(&self, slot: Slot) -> Option<&Peer> {
-        self.peers.get(slot.0 as usize)?.as_ref()
+        self.peers.get(usize::from(slot.0))?.as_ref()
     }
 
     fn slot_of(&self, device: &DeviceKey) -> Option<Slot> {
@@ -199,37 +227,71 @@ impl Peers {
         like.filter(move |peer| Mark::of(&peer.descriptor.device) == mark)
     }
 
-    /// Adds a peer that isn't there.
-    pub(super) fn insert(&mut self, peer: Peer) {
+    /// Who told of any of them.
+    pub(super) fn tellers(&self) -> impl Iterator<Item = Teller> {
+        self.peers.iter().flatten().filter_map(Peer::told_by)
+    }
+
+    /// What is known of a peer if it was met.
+    pub(super) fn met(&self, peer: &Peer) -> Option<&Met> {
+        self.met.get(peer.standing.as_met()?)?.as_ref()
+    }
+
+    /// False of who has died lately.
+    pub(super) fn may_be_asked(&self, peer: &Peer, now: Secs) -> bool {
+        let failed_at = self.met(peer).map_or(Secs(0), |met| met.failed_at);
+        peer.failures < FAILURES_DEAD || now.0.saturating_sub(failed_at.0) as u64 >= DEAD_RETRY.as_secs()
+    }
+
+    fn note_met(&mut self, met: Met) -> Standing {
+        let free = self.met.iter().position(Option::is_none).unwrap_or_else(|| {
+            make_room(&mut self.met);
+            self.met.push(None);
+            self.met.len() - 1
+        });
+        if let Some(room) = self.met.get_mut(free) {
+            *room = Some(met);
+        }
+        Standing::met(free)
+    }
+
+    /// Adds a peer that isn't there, to fewer than [`PEERS_MAX`], with what is known of it if it was met.
+    pub(super) fn insert(&mut self, mut peer: Peer, met: Option<Met>) {
+        if let Some(met) = met {
+            peer.standing = self.note_met(met);
+        }
         let (device, place) = (prefix(peer.descriptor.device.as_bytes()), prefix(&peer.descriptor.place.0));
         let is_live = peer.is_live();
         let slot = self.free.pop().unwrap_or_else(|| {
             make_room(&mut self.peers);
             self.peers.push(None);
-            Slot(u32::try_from(self.peers.len() - 1).unwrap_or(u32::MAX))
+            Slot(u16::try_from(self.peers.len() - 1).unwrap_or(u16::MAX))
         });
-        if let Some(room) = self.peers.get_mut(slot.0 as usize) {
+        if let Some(room) = self.peers.get_mut(usize::from(slot.0)) {
             *room = Some(peer);
         }
         self.by_device.insert(device, slot);
         self.index_mut(is_live).insert(place, slot);
     }
 
-    pub(super) fn remove(&mut self, device: &DeviceKey) -> Option<Peer> {
+    /// Takes a peer out, with what is known of it if it was met.
+    pub(super) fn remove(&mut self, device: &DeviceKey) -> Option<(Peer, Option<Met>)> {
         let slot = self.slot_of(device)?;
-        let peer = self.peers.get_mut(slot.0 as usize)?.take()?;
+        let peer = self.peers.get_mut(usize::from(slot.0))?.take()?;
         self.by_device.remove(prefix(device.as_bytes()), slot);
         self.index_mut(peer.is_live()).remove(prefix(&peer.descriptor.place.0), slot);
         self.free.push(slot);
-        Some(peer)
+        let met = peer.standing.as_met().and_then(|number| self.met.get_mut(number)?.take());
+        Some((peer, met))
     }
 
     /// Changes what isn't part of its descriptor.
-    pub(super) fn change(&mut self, device: &DeviceKey, change: impl FnOnce(&mut Peer)) {
+    pub(super) fn change(&mut self, device: &DeviceKey, change: impl FnOnce(&mut Peer, Option<&mut Met>)) {
         let Some(slot) = self.slot_of(device) else { return };
-        let Some(Some(peer)) = self.peers.get_mut(slot.0 as usize) else { return };
+        let Some(Some(peer)) = self.peers.get_mut(usize::from(slot.0)) else { return };
         let was_live = peer.is_live();
-        change(peer);
+        let met = peer.standing.as_met().and_then(|number| self.met.get_mut(number)?.as_mut());
+        change(peer, met);
         let (is_live, place) = (peer.is_live(), prefix(&peer.descriptor.place.0));
         if was_live != is_live {
             self.index_mut(was_live).remove(place, slot);
@@ -277,7 +339,7 @@ impl Peers {
         let mut seen = 0;
         for _ in 0..self.peers.len() {
             self.cursor = (self.cursor + 1) % self.peers.len();
-            let slot = Slot(u32::try_from(self.cursor).unwrap_or(u32::MAX));
+            let slot = Slot(u16::try_from(self.cursor).unwrap_or(u16::MAX));
             let Some(peer) = self.at(slot).filter(|peer| !peer.is_live()) else { continue };
             worst = worst.max(Some((peer.failures, std::cmp::Reverse(peer.seen), slot)));
             seen += 1;

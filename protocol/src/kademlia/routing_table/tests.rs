@@ -189,7 +189,7 @@ fn who_was_seen_lately_is_asked_before_who_wasn_t() {
     table.hear(later, told.clone(), None);
     assert_eq!(order(&table, later), [new.device, old.device, told.device], "hearsay is as old as what was seen a while ago");
     let much_later = start + 4 * Duration::from_secs(FRESH_SECS.into());
-    table.hear(much_later, told.clone(), Some(&Arc::new(new.device)));
+    table.hear(much_later, told.clone(), Some(&new.device));
     assert_eq!(order(&table, much_later), [told.device, new.device, old.device], "and newer than what was seen long ago");
     table.succeeded(much_later, &old.device, None);
     assert_eq!(order(&table, much_later), [old.device, told.device, new.device], "it has shown life since");
@@ -228,7 +228,7 @@ fn hints_are_bounded_and_liars_lose_their_say() {
         table.hear(now, descriptor(number, 0), None);
     }
     assert_eq!(table.hint_count(), 64);
-    let liar = Arc::new(descriptor(5_000, 0).device);
+    let liar = descriptor(5_000, 0).device;
     for number in 2_000..2_003 {
         table.hear(now, descriptor(number, 0), Some(&liar));
         let mut real = descriptor(number, 0);
@@ -237,6 +237,59 @@ fn hints_are_bounded_and_liars_lose_their_say() {
     }
     table.hear(now, descriptor(2_010, 0), Some(&liar));
     assert!(table.peers.get(&descriptor(2_010, 0).device).is_none());
+}
+
+#[test]
+fn who_told_is_known_of_each_however_many_tell_and_go() {
+    let now = Instant::now();
+    let mut table = RoutingTable { hints_capacity: 1_000, ..table(100, true) };
+    let teller = |number: u32| descriptor(100_000 + number, 0).device;
+    let mut told = BTreeMap::new();
+    for number in 0..3_000 {
+        let node = descriptor(number, 0).device;
+        table.hear(now, descriptor(number, 0), Some(&teller(number)));
+        told.insert(node, teller(number));
+        // Two of three are gone soon: by a hello of their own, or for good.
+        match number % 3 {
+            0 => assert_ne!(table.prove(now, descriptor(number, 0), proof()), Admission::Banned),
+            1 => assert!(!table.ban(now, node), "it wasn't among the living"),
+            _ => continue,
+        }
+        told.remove(&node);
+    }
+    assert!(table.hint_count() <= 1_000);
+    let known: Vec<_> = told.iter().filter(|(node, _)| table.is_known(node)).collect();
+    assert!(known.len() > 500, "{}", known.len());
+    for (node, teller) in known {
+        assert_eq!(table.told_by(node), Some(*teller));
+    }
+}
+
+#[test]
+fn what_was_measured_of_one_is_never_anothers() {
+    let now = Instant::now();
+    let mut table = RoutingTable { hints_capacity: 40, ..table(100, true) };
+    let rtt = |number: u32| Duration::from_millis(u64::from(number) + 1);
+    for number in 0..1_000 {
+        let node = descriptor(number, 0);
+        table.connected(now, node.device, Some(rtt(number)), false);
+        table.prove(now, node.clone(), proof());
+        table.disconnected(&node.device);
+        // Of those before, one dies and stays a hint, one is forgotten.
+        if let Some(before) = number.checked_sub(50) {
+            table.failed(now, &descriptor(before, 0).device, true);
+        }
+        if let Some(long_before) = number.checked_sub(80) {
+            for _ in 0..FAILURES_FORGET {
+                table.failed(now, &descriptor(long_before, 0).device, true);
+            }
+        }
+    }
+    let known: Vec<u32> = (0..1_000).filter(|number| table.proved_place(&descriptor(*number, 0).device).is_some()).collect();
+    assert!(known.len() >= 70, "{known:?}");
+    for number in known {
+        assert_eq!(table.rtt(&descriptor(number, 0).device), rtt(number));
+    }
 }
 
 #[test]

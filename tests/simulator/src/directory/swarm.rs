@@ -9,7 +9,7 @@ use halloo_protocol::kademlia::{Config, Event, FindOptions, FindResult, PublishR
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Behaviour, DirectoryNode, Left, Ring, Setup, World};
+use super::{Behaviour, DirectoryNode, Left, Ring, Setup, Starting, World};
 use crate::machine::NodeId;
 use crate::network::{Network, Settings, State};
 
@@ -42,6 +42,8 @@ pub struct Plan {
     pub lingers: Duration,
     /// Whether new nodes know the first node alone, and not some at random.
     pub is_invited_by_first: bool,
+    /// When nodes do what a start brings.
+    pub starting: Starting,
     /// Whether everybody publishes a record.
     pub publishes: bool,
     /// The directory's settings.
@@ -62,6 +64,7 @@ impl Plan {
             joins_over: Duration::from_millis(100) * u32::try_from(servers).unwrap_or(u32::MAX),
             lingers: Duration::from_secs(30),
             is_invited_by_first: false,
+            starting: Starting::default(),
             publishes: true,
             config: Config::default(),
             settings: Settings::default(),
@@ -182,6 +185,7 @@ impl Swarm {
         let setup = Setup {
             config: self.plan.config.clone(),
             is_serving: self.network.world.is_serving(node),
+            starting: self.plan.starting,
             publishes: self.plan.publishes,
             knows: self.introducers(node),
             left,

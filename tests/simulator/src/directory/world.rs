@@ -1,7 +1,7 @@
 //! Identities, with real certificates and signatures, and who is where.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use halloo_protocol::directory::{
     DeviceEntry, DirectoryRecord, EntryParts, Lease, Place, PrivatePart, Reachability, RecordKey, SealKey, UnverifiedRecord,
@@ -56,6 +56,8 @@ pub struct World {
     /// Only looked up, never iterated: its order is random.
     by_device: HashMap<DeviceKey, NodeId>,
     by_record: HashMap<RecordKey, NodeId>,
+    /// What was written last for each record by a node that has stopped.
+    disk: HashMap<RecordKey, Weak<[u8]>>,
 }
 
 impl World {
@@ -86,7 +88,18 @@ impl World {
             sequences: Vec::new(),
             by_device: HashMap::new(),
             by_record: HashMap::new(),
+            disk: HashMap::new(),
         }
+    }
+
+    /// What a node that stops leaves of a record: the same memory as others, if they leave the same.
+    pub fn on_disk(&mut self, key: RecordKey, bytes: &[u8]) -> Arc<[u8]> {
+        let known = self.disk.get(&key).and_then(Weak::upgrade);
+        known.filter(|known| **known == *bytes).unwrap_or_else(|| {
+            let bytes: Arc<[u8]> = bytes.into();
+            self.disk.insert(key, Arc::downgrade(&bytes));
+            bytes
+        })
     }
 
     /// Enrols the next node. `attempts` is how often it tries to get near `wanted`: an enrolment each gives it a placement drawn by the authority,
