@@ -60,7 +60,7 @@ const HEARSAY_TRIES_MAX: usize = 2;
 const HEARSAY_WINDOW_MAX: usize = REPLICAS / 2;
 
 /// Connected nodes that are asked with the first where nobody near enough is known: a round trip with them is half of one with any other, and each knows a thousand by hearsay.
-const GUIDES: usize = 6;
+const GUIDES: usize = 8;
 
 /// Answers after which a look-up that seems to have gone astray believes what it has.
 const ANSWERS_ASTRAY_MAX: u32 = 20;
