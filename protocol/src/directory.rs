@@ -25,8 +25,21 @@ use crate::identity::UserId;
 use crate::key::hash;
 
 /// Distance in the directory's key space: the exclusive or of two points, compared as a big-endian number.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Distance(pub [u8; 32]);
+
+impl Ord for Distance {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        // Two that aren't equal differ in their first half, unless somebody took great pains: most of what a directory does is to compare these.
+        self.prefix().cmp(&other.prefix()).then_with(|| self.0.cmp(&other.0))
+    }
+}
+
+impl PartialOrd for Distance {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl Distance {
     /// Number of leading zero bits: how many bits the two points share, 0 to 256.

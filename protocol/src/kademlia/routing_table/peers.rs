@@ -147,6 +147,12 @@ impl Index {
         self.prefixes.partition_point(|prefix| *prefix < low)..self.prefixes.partition_point(|prefix| *prefix <= high)
     }
 
+    /// Where those are that share their first `bits` bits with `point`; its first 32 if it is more.
+    fn sharing(&self, point: &Place, bits: u32) -> Range<usize> {
+        let (point, free) = (prefix(&point.0), u32::MAX.checked_shr(bits).unwrap_or(0));
+        self.range(point & !free, point | free)
+    }
+
     fn insert(&mut self, prefix: u32, slot: Slot) {
         let at = self.prefixes.partition_point(|known| *known < prefix);
         make_room(&mut self.prefixes);
@@ -306,9 +312,13 @@ impl Peers {
 
     /// Those whose places share their first `bits` bits, at most 32, with `point`, and a few more beside them if it is more.
     pub(super) fn around(&self, which: Which, point: &Place, bits: u32) -> impl Iterator<Item = &Peer> {
-        let free = u32::MAX.checked_shr(bits).unwrap_or(0);
-        let (point, index) = (prefix(&point.0), self.index(which));
-        index.slots(index.range(point & !free, point | free)).filter_map(|slot| self.at(slot))
+        let index = self.index(which);
+        index.slots(index.sharing(point, bits)).filter_map(|slot| self.at(slot))
+    }
+
+    /// How many they are.
+    pub(super) fn count_around(&self, which: Which, point: &Place, bits: u32) -> usize {
+        self.index(which).sharing(point, bits).len()
     }
 
     /// The `count` nearest to `target`, nearest first: widens the shared prefix until enough are inside, so the cost is that of the answer.
@@ -319,8 +329,7 @@ impl Peers {
         let shared = beside.into_iter().flatten().map(|prefix| (prefix ^ point).leading_zeros()).max();
         let Some(mut bits) = shared else { return Vec::new() };
         let range = loop {
-            let free = u32::MAX.checked_shr(bits).unwrap_or(0);
-            let range = index.range(point & !free, point | free);
+            let range = index.sharing(target, bits);
             if bits == 0 || range.len() >= count {
                 break range;
             }

@@ -38,6 +38,17 @@ fn a_span_shares_as_many_bits_as_it_says() {
 }
 
 #[test]
+fn distances_compare_as_numbers() {
+    let mut bytes = [[0; 32]; 5];
+    (bytes[1][31], bytes[2][16], bytes[3][15], bytes[4][0]) = (1, 1, 1, 1);
+    for (a, smaller) in bytes.iter().enumerate() {
+        for (b, larger) in bytes.iter().enumerate() {
+            assert_eq!(Distance(*smaller).cmp(&Distance(*larger)), a.cmp(&b), "{a} and {b}");
+        }
+    }
+}
+
+#[test]
 fn the_closest_are_those_a_full_sort_finds() {
     let now = Instant::now();
     let mut table = table(1_000, true);
@@ -51,6 +62,14 @@ fn the_closest_are_those_a_full_sort_finds() {
         sorted.sort_by_key(|descriptor| target.distance(&descriptor.place));
         let found: Vec<_> = table.closest(&target, 20).iter().map(|d| d.device).collect();
         assert_eq!(found, sorted[..20].iter().map(|d| d.device).collect::<Vec<_>>());
+        for (closer, descriptor) in sorted.iter().enumerate() {
+            for max in [1, 8, 16, 299, 300, 1_000] {
+                assert_eq!(table.closer_than(&target, &descriptor.place, max), closer.min(max), "of {closer}, at most {max}");
+            }
+        }
+        assert_eq!(table.closer_than(&target, &target, 8), 0, "nobody is closer than the target itself");
+        let opposite = Place(target.0.map(|byte| !byte));
+        assert_eq!(table.closer_than(&target, &opposite, 1_000), 300, "and all are closer than what is farthest");
     }
     assert_eq!(table.closest(&Place([0; 32]), 1_000).len(), 300);
 }
