@@ -322,9 +322,10 @@ impl Directory {
         }
     }
 
-    /// If this node is one of the record's replicas, it stores like any other.
+    /// If this node is one of the record's replicas, it stores like any other; if it was one and still holds what was, it isn't to answer with that.
     fn store_locally(&mut self, now: Now, query: QueryId, key: RecordKey) {
-        if !self.is_own_replica(&key) {
+        let is_replica = self.is_own_replica(&key);
+        if !is_replica && self.store.get(&key).is_none() {
             return;
         }
         let Some(record) = self.own.get(&key).map(|own| own.record.clone()) else { return };
@@ -334,7 +335,7 @@ impl Directory {
         if let Some(held) = self.store.get(&key).map(|held| held.record.clone()) {
             let is_ours = self.merge_own(now, key, held);
             if let Some(publish) = self.publishes.get_mut(&query) {
-                publish.is_replica = is_ours;
+                publish.is_replica = is_ours && is_replica;
             }
         }
     }
@@ -351,7 +352,7 @@ impl Directory {
             publish.round += 1;
             let behind = publish.accepted.values().filter(|(held, _)| *held != hash);
             targets = behind.map(|(_, to)| Arc::clone(to)).collect();
-            if publish.is_replica && !targets.is_empty() {
+            if (publish.is_replica || self.store.get(&publish.key).is_some()) && !targets.is_empty() {
                 let sender = Sender { device: self.local.device, group: None, is_server: true };
                 let _ = self.take_record(now, record.clone(), sender);
             }

@@ -174,6 +174,35 @@ fn a_node_that_is_no_replica_any_longer_is_believed_only_if_nobody_has_newer() {
     }
 }
 
+/// Not by those that stood in for replicas that were away either, nor by the publisher, if it was one of them.
+#[test]
+fn what_a_publication_replaced_is_held_by_nobody_that_its_publisher_knows() {
+    let mut network = Network::grown(18, 24);
+    network.run_for(Duration::from_secs(700));
+    let mut has_stood_in = false;
+    for number in 1..=4 {
+        let user = network.authority.user(number);
+        let [first, old, new] = [1, 2, 3].map(|sequence| user.record(sequence, &network.trust));
+        assert!(network.publish(0, first).is_accepted);
+        let away: Vec<usize> = network.closest(&user.key(), 3).into_iter().filter(|node| *node != 0).take(2).collect();
+        away.iter().for_each(|node| network.freeze(*node));
+        network.run_for(Duration::from_secs(60));
+        assert!(network.publish(0, old.clone()).is_accepted);
+        away.iter().for_each(|node| network.restart(*node, 0));
+        away.iter().for_each(|node| network.joined(*node));
+        network.run_for(Duration::from_secs(30));
+        let holders = network.holders(&user.key(), old.content_hash());
+        assert!(holders.len() > 8 && away.iter().all(|node| holders.contains(node)), "user {number}: {away:?}, {holders:?}");
+        has_stood_in |= holders.contains(&0) && !network.closest(&user.key(), 8).contains(&0);
+        assert!(network.publish(0, new.clone()).is_accepted);
+        network.nodes[0].directory.unpublish(&user.key());
+        network.run_for(Duration::from_secs(60));
+        let behind = network.holders(&user.key(), old.content_hash());
+        assert!(behind.is_empty(), "user {number}: {behind:?} weren't told, {away:?} had come back");
+    }
+    assert!(has_stood_in, "the publisher was one of them at least once");
+}
+
 /// A device joins those of its user, and meanwhile people look for the user: whoever holds no more than the newcomer's entry must not pass it off
 /// as the whole.
 #[test]
