@@ -20,6 +20,7 @@ use halloo_protocol::presence::PresenceGossip;
 use halloo_protocol::push::PushReceipt;
 use halloo_protocol::relay::RelayNotice;
 use halloo_protocol::session::MessagesUnopened;
+use halloo_protocol::time::UnixTime;
 use halloo_protocol::vault::VaultNews;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::ConnectionId;
@@ -169,6 +170,8 @@ pub(crate) struct Peer {
     pub(crate) greeted: bool,
     /// Its newest hello, to be judged anew when our trust changes.
     hello: Option<Box<Hello>>,
+    /// When that came, by our uncorrected clock.
+    hello_at: UnixTime,
     /// When the last frame came, or else when it was connected.
     heard_at: Instant,
     /// The connection is being dropped because nothing comes.
@@ -512,6 +515,7 @@ impl EventLoop {
                 descriptor: None,
                 greeted: false,
                 hello: None,
+                hello_at: UnixTime(0),
                 heard_at: Instant::now(),
                 is_silent: false,
                 is_doubted: false,

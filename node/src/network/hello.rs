@@ -37,7 +37,7 @@ impl EventLoop {
         let hello = wire::decode::<Frame>(bytes, wire::FRAME_BYTES_MAX).and_then(|frame| frame.parse::<Hello>());
         let hello = hello.and_then(|hello| hello.check().map(|()| hello));
         match hello {
-            Ok(hello) => self.take_hello(peer, hello),
+            Ok(hello) => self.take_hello(peer, hello, self.raw_unix()),
             Err(error) => {
                 self.counters.malformed += 1;
                 debug!(%peer, %error, "hello refused");
@@ -54,14 +54,21 @@ impl EventLoop {
         }
     }
 
-    fn take_hello(&mut self, peer: PeerId, hello: Hello) {
+    /// `heard_at`: when it came, by our uncorrected clock.
+    fn take_hello(&mut self, peer: PeerId, hello: Hello, heard_at: UnixTime) {
+        let Some(device) = self.peers.get(&peer).map(|known| known.device) else { return };
+        // First: it may be what shows that our clock is wrong, and then the rest is judged by the right one.
+        if let Some(voter) = self.vote_on_the_time(&device, hello.chain.as_ref(), hello.clock) {
+            let offset_before = self.clock.offset_secs();
+            self.clock.observe(voter, hello.clock, heard_at, false);
+            self.clock_changed(offset_before);
+        }
         let now = self.now();
-        let raw = self.raw_unix();
         let Some(known) = self.peers.connected.get_mut(&peer) else { return };
-        let device = known.device;
         let first = !known.greeted;
         known.greeted = true;
         known.hello = Some(Box::new(hello.clone()));
+        known.hello_at = heard_at;
         let verified = hello.chain.as_ref().map(|chain| chain.verify(now.unix, &self.trust));
         let (chain, chain_error) = match verified {
             Some(Ok(chain)) if chain.device == device => (Some(chain), None),
@@ -78,11 +85,6 @@ impl EventLoop {
         let descriptor = known.descriptor.clone();
         self.swarm.behaviour_mut().streams.heed(peer, chain.is_some());
         self.account_circuits(peer);
-        if let Some(voter) = self.vote_on_the_time(&device, hello.chain.as_ref(), hello.clock) {
-            let offset_before = self.clock.offset_secs();
-            self.clock.observe(voter, hello.clock, raw, false);
-            self.clock_changed(offset_before);
-        }
         if first {
             let username = chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
             self.events.send(Event::PeerUp { peer_id: peer.to_string(), username });
@@ -135,10 +137,10 @@ impl EventLoop {
 
     /// Judges every connected peer's hello by what we believe now.
     pub(crate) fn judge_hellos_anew(&mut self) {
-        let hellos: Vec<(PeerId, Hello)> =
-            self.peers.connected.iter().filter_map(|(peer, known)| Some((*peer, known.hello.as_deref()?.clone()))).collect();
-        for (peer, hello) in hellos {
-            self.take_hello(peer, hello);
+        let hellos = self.peers.connected.iter();
+        let hellos = hellos.filter_map(|(peer, known)| Some((*peer, known.hello.as_deref()?.clone(), known.hello_at)));
+        for (peer, hello, heard_at) in hellos.collect::<Vec<_>>() {
+            self.take_hello(peer, hello, heard_at);
         }
     }
 
