@@ -9,7 +9,7 @@ use libp2p::identity::Keypair;
 use crate::allocator;
 use crate::empty;
 use crate::meter::Moment;
-use crate::overlay::{Carrier, Overlay};
+use crate::overlay::{Carrier, Overlay, Size};
 use crate::product::{Product, start_node};
 
 /// Pieces whose askers are told, how many frames of the way to them, and how many ways.
@@ -53,7 +53,7 @@ pub(crate) async fn print(count: usize, carrier: Carrier) -> Result<()> {
     let before = allocator::live_by_size();
     let start = Moment::now();
     allocator::trace(TRACED_MIN);
-    let network = Product::start(count, &carrier, 0, &|_| ()).await?;
+    let network = Product::start(Size { nodes: count, joins_at_once: 8, record_bytes: 0 }, &carrier, &|_| ()).await?;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     show("a node in a network", count, start);
     let connections = network.totals().await?.connections as f64 / count as f64;

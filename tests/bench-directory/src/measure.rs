@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::empty;
 use crate::meter::{Moment, Used};
-use crate::overlay::{Carrier, Lookup, Overlay, Totals};
+use crate::overlay::{Carrier, Lookup, Overlay, Size, Totals};
 
 /// How long tables and traffic are watched to see whether joining is over.
 const SETTLE_STEP: Duration = Duration::from_secs(2);
@@ -34,9 +34,17 @@ const TRIES_MAX: usize = 20_000;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) nodes: usize,
+    /// See [`Size::joins_at_once`].
+    pub(crate) joins_at_once: usize,
     pub(crate) lookups: usize,
     pub(crate) publications: usize,
     pub(crate) seed: u64,
+}
+
+impl Plan {
+    const fn size(&self, record_bytes: usize) -> Size {
+        Size { nodes: self.nodes, joins_at_once: self.joins_at_once, record_bytes }
+    }
 }
 
 /// A mean and percentiles.
@@ -84,6 +92,7 @@ impl Lookups {
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Counts {
     pub(crate) nodes: usize,
+    pub(crate) joins_at_once: usize,
     pub(crate) record_bytes: u32,
     /// Joining, a node: bytes written, CPU milliseconds, seconds for all: until the last was ready, and until tables grew no more.
     pub(crate) join_bytes: f64,
@@ -196,7 +205,7 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
     let began = Instant::now();
     let mut rng = StdRng::seed_from_u64(plan.seed);
     let nodes = plan.nodes as f64;
-    let mut counts = Counts { nodes: plan.nodes, ..Counts::default() };
+    let mut counts = Counts { nodes: plan.nodes, joins_at_once: plan.joins_at_once, ..Counts::default() };
     let bare = {
         let start = Moment::now();
         let _swarms = empty::swarms(plan.nodes, &Carrier::Memory).await?;
@@ -210,7 +219,7 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
             say::<O>(began, &format!("{joined} nodes have joined"));
         }
     };
-    let network = O::start(plan.nodes, &Carrier::Memory, record_bytes, &progress).await?;
+    let network = O::start(plan.size(record_bytes), &Carrier::Memory, &progress).await?;
     counts.ready_secs = start.used().time.as_secs_f64();
     settle(&network).await?;
     let joined: Used = start.used();
@@ -307,7 +316,7 @@ pub(crate) async fn round_trips<O: Overlay>(plan: Plan, carrier: &Carrier, recor
     let began = Instant::now();
     let mut rng = StdRng::seed_from_u64(plan.seed);
     say::<O>(began, "joining over delayed QUIC");
-    let network = O::start(plan.nodes, carrier, record_bytes, &|_| ()).await?;
+    let network = O::start(plan.size(record_bytes), carrier, &|_| ()).await?;
     settle(&network).await?;
     for owner in 0..network.len() {
         network.publish(owner).await?;

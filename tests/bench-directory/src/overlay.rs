@@ -58,6 +58,16 @@ impl Totals {
     }
 }
 
+/// How large a network is, and how it begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) nodes: usize,
+    /// How many of the product's nodes join at a time; libp2p's join one by one, a moment apart.
+    pub(crate) joins_at_once: usize,
+    /// How long the records of a network are to be that doesn't make its own.
+    pub(crate) record_bytes: usize,
+}
+
 /// A directory network in this process.
 #[allow(async_fn_in_trait, reason = "used within this program only")]
 pub(crate) trait Overlay: Sized {
@@ -66,9 +76,8 @@ pub(crate) trait Overlay: Sized {
     /// Whether [`Overlay::look_up`] makes a difference between the first answer and all.
     const IS_CUT_SHORT: bool;
 
-    /// A network of `count` nodes over `carrier`; returns when all have joined, told to `progress` one by one.
-    /// `record_bytes`: how long the records of a network are to be that doesn't make its own.
-    async fn start(count: usize, carrier: &Carrier, record_bytes: usize, progress: &dyn Fn(usize)) -> Result<Self>;
+    /// A network over `carrier`; returns when all have joined, told to `progress` one by one.
+    async fn start(size: Size, carrier: &Carrier, progress: &dyn Fn(usize)) -> Result<Self>;
     /// How many nodes there are.
     fn len(&self) -> usize;
     /// Whether `asker` has a connection to a node that holds the record of `owner`; `None` if it holds that itself.

@@ -21,7 +21,7 @@ use libp2p_kad as kad;
 use libp2p_kad::store::MemoryStore;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::overlay::{Carrier, Lookup, Overlay, Publication, Totals, delayed_address};
+use crate::overlay::{Carrier, Lookup, Overlay, Publication, Size, Totals, delayed_address};
 
 /// Nodes a record is stored at: the crate's `k`.
 const REPLICAS: usize = 20;
@@ -245,11 +245,11 @@ impl Overlay for Plain {
     const IS_CUT_SHORT: bool = true;
     const NAME: &'static str = "libp2p-kad";
 
-    async fn start(count: usize, carrier: &Carrier, record_bytes: usize, progress: &dyn Fn(usize)) -> Result<Self> {
+    async fn start(size: Size, carrier: &Carrier, progress: &dyn Fn(usize)) -> Result<Self> {
         let mut network = Self { members: Vec::new() };
-        let first = network.add(carrier, record_bytes, None).await?;
-        for number in 1..count {
-            network.add(carrier, record_bytes, Some(&first)).await?;
+        let first = network.add(carrier, size.record_bytes, None).await?;
+        for number in 1..size.nodes {
+            network.add(carrier, size.record_bytes, Some(&first)).await?;
             tokio::time::sleep(JOIN_PAUSE).await;
             progress(number + 1);
         }

@@ -15,13 +15,10 @@ use halloo_protocol::node::Roles;
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
-use crate::overlay::{Carrier, Lookup, Overlay, Publication, Totals, delayed_address};
+use crate::overlay::{Carrier, Lookup, Overlay, Publication, Size, Totals, delayed_address};
 
 /// The authority's label.
 const AUTHORITY: &str = "bench";
-
-/// Nodes that join at the same time.
-const JOIN_AT_ONCE: usize = 8;
 
 /// How long a node may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -120,18 +117,18 @@ impl Overlay for Product {
     const IS_CUT_SHORT: bool = false;
     const NAME: &'static str = "Halloo";
 
-    async fn start(count: usize, carrier: &Carrier, _record_bytes: usize, progress: &dyn Fn(usize)) -> Result<Self> {
+    async fn start(size: Size, carrier: &Carrier, progress: &dyn Fn(usize)) -> Result<Self> {
         let authority = Authority::new();
         let first = start_node(&authority, 0, carrier, None).await?;
         let bootstrap = address_of(&first.node, carrier).await?;
         let (authority, bootstrap) = (&authority, &bootstrap);
-        let mut joining = stream::iter(1..count)
+        let mut joining = stream::iter(1..size.nodes)
             .map(|number| async move {
                 let member = start_node(authority, number, carrier, Some(bootstrap.clone())).await?;
                 wait_ready(&member).await?;
                 Ok::<_, anyhow::Error>(member)
             })
-            .buffered(JOIN_AT_ONCE);
+            .buffered(size.joins_at_once);
         let mut members = vec![first];
         while let Some(member) = joining.next().await {
             members.push(member?);

@@ -25,9 +25,6 @@ const RTT: Duration = Duration::from_millis(2);
 /// Seeds from one on whose runs are averaged: counts of one differ by some percent, those of repair by more.
 const RUNS: u64 = 4;
 
-/// How many nodes of the bench join at a time.
-const AT_ONCE: usize = 8;
-
 /// When a node of the bench does what a start brings: it serves once its addresses have been the same for a while, publishes when it looks the second time whether it has joined, and
 /// each time it looks a quarter of a second later.
 const STARTING: Starting = Starting {
@@ -67,6 +64,8 @@ const COMPARED: [(&str, u16, &str); 7] = [
 pub struct Real {
     /// How many they were.
     pub nodes: usize,
+    /// How many joined at a time.
+    pub joins_at_once: usize,
     /// How long joining took, until the last was ready.
     pub joins_over: Duration,
     /// How long after that it was waited until tables grew no more.
@@ -100,6 +99,7 @@ impl Real {
         }
         Ok(Self {
             nodes: number("/nodes")? as usize,
+            joins_at_once: number("/joins_at_once")? as usize,
             joins_over: Duration::try_from_secs_f64(number("/ready_secs")?)?,
             // All live, so who was late is mostly among those who showed life.
             late: (number("/silent_contacts")? / number("/first_contacts")?.max(1.0)).min(1.0),
@@ -135,7 +135,7 @@ fn simulate(seed: u64, real: &Real) -> BTreeMap<&'static str, Traffic> {
     let mut plan = Plan {
         settings,
         joins_over: real.joins_over,
-        at_once: AT_ONCE,
+        at_once: real.joins_at_once,
         lingers: real.lingers,
         is_invited_by_first: true,
         starting: STARTING,
