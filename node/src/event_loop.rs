@@ -787,9 +787,8 @@ impl EventLoop {
                 offset.unsigned_abs()
             );
             self.events.send(Event::Warning { code: "clock-offset".into(), detail });
-            // What was signed by the wrong clock is signed again by the corrected one, and whom it made us disbelieve is believed.
+            // What was signed by the wrong clock is signed again by the corrected one.
             self.publish_soon();
-            self.judge_hellos_anew();
         }
     }
 

@@ -56,15 +56,9 @@ impl EventLoop {
 
     /// `heard_at`: when it came, by our uncorrected clock.
     fn take_hello(&mut self, peer: PeerId, hello: Hello, heard_at: UnixTime) {
-        let Some(device) = self.peers.get(&peer).map(|known| known.device) else { return };
-        // First: it may be what shows that our clock is wrong, and then the rest is judged by the right one.
-        if let Some(voter) = self.vote_on_the_time(&device, hello.chain.as_ref(), hello.clock) {
-            let offset_before = self.clock.offset_secs();
-            self.clock.observe(voter, hello.clock, heard_at, false);
-            self.clock_changed(offset_before);
-        }
         let now = self.now();
         let Some(known) = self.peers.connected.get_mut(&peer) else { return };
+        let device = known.device;
         let first = !known.greeted;
         known.greeted = true;
         known.hello = Some(Box::new(hello.clone()));
@@ -85,6 +79,11 @@ impl EventLoop {
         let descriptor = known.descriptor.clone();
         self.swarm.behaviour_mut().streams.heed(peer, chain.is_some());
         self.account_circuits(peer);
+        if let Some(voter) = self.vote_on_the_time(&device, hello.chain.as_ref(), hello.clock) {
+            let offset_before = self.clock.offset_secs();
+            self.clock.observe(voter, hello.clock, heard_at, false);
+            self.clock_changed(offset_before);
+        }
         if first {
             let username = chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
             self.events.send(Event::PeerUp { peer_id: peer.to_string(), username });
