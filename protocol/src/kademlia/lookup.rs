@@ -62,6 +62,9 @@ const HEARSAY_WINDOW_MAX: usize = REPLICAS / 2;
 /// Connected nodes that are asked with the first where nobody near enough is known: a round trip with them is half of one with any other, and each knows a thousand by hearsay.
 const GUIDES: usize = 8;
 
+/// With so many near ones known no guides are asked. A single one may not live, or stand just outside the eight.
+const KNOWN_NEAR: usize = 2;
+
 /// Answers after which a look-up that seems to have gone astray believes what it has.
 const ANSWERS_ASTRAY_MAX: u32 = 20;
 
@@ -465,7 +468,7 @@ impl Lookup {
             _ => REPLICAS,
         };
         let width = if self.is_stalled { width.max(WIDTH_HEDGE) } else { width };
-        self.likeliest(now, &window, width.saturating_sub(self.waited_for(&window, table)), table)
+        self.likeliest(now, &window, self.missing(&window, width, table), table)
     }
 
     /// Whether a node at this distance is near enough to be a replica almost surely.
@@ -473,19 +476,30 @@ impl Lookup {
         distance.leading_zeros() >= table.core_bits().unwrap_or(0)
     }
 
-    /// How many of the closest are waited for: if one that isn't asked yet is near enough to hold the record, those who aren't don't count.
-    fn waited_for(&self, window: &[&Candidate], table: &RoutingTable) -> usize {
-        let is_core = |candidate: &Candidate| Self::is_core(self.target.distance(&candidate.descriptor.place), table);
-        let has_core = window.iter().any(|candidate| candidate.state == State::Fresh && is_core(candidate));
-        let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. }));
-        waiting.filter(|candidate| !has_core || is_core(candidate)).count()
+    /// How near a node at this distance is: 2 if it is a replica almost surely, 1 if no more than twice as far off, where most replicas are, 0 beyond.
+    fn nearness(distance: Distance, table: &RoutingTable) -> u32 {
+        let core = table.core_bits().unwrap_or(0);
+        (distance.leading_zeros() + 2).saturating_sub(core).min(2)
     }
 
-    /// Whether nobody is known even twice as far off as who holds the record almost surely: where a neighbourhood is known that hardly happens.
+    /// How many more of the closest to ask, so that `width` are waited for. If some that aren't asked yet are nearer than any of these, by what is known of how near holders are, they are asked
+    /// besides.
+    fn missing(&self, window: &[&Candidate], width: usize, table: &RoutingTable) -> usize {
+        let nearness = |candidate: &&Candidate| Self::nearness(self.target.distance(&candidate.descriptor.place), table);
+        let fresh: Vec<_> = window.iter().filter(|candidate| candidate.state == State::Fresh).map(nearness).collect();
+        let waiting: Vec<_> =
+            window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).map(nearness).collect();
+        let nearest = fresh.iter().copied().max().unwrap_or(0);
+        let are_near = |of: &[u32]| of.iter().filter(|nearness| **nearness >= nearest).count();
+        let nearer = width.saturating_sub(are_near(&waiting)).min(are_near(&fresh));
+        nearer.max(width.saturating_sub(waiting.len()))
+    }
+
+    /// Whether fewer than [`KNOWN_NEAR`] are known as much as twice as far off as who holds the record almost surely: where a neighbourhood is known that hardly happens.
     fn is_far_off(&self, now: Instant, table: &RoutingTable) -> bool {
-        let near = table.core_bits().unwrap_or(0).saturating_sub(1);
-        let mut known = self.candidates.iter().filter(|(_, candidate)| !candidate.state.is_out(now));
-        known.next().is_some_and(|((distance, _), _)| distance.leading_zeros() < near)
+        let known = self.candidates.iter().filter(|(_, candidate)| !candidate.state.is_out(now));
+        let near = known.take(KNOWN_NEAR).filter(|((distance, _), _)| Self::nearness(*distance, table) > 0).count();
+        near < KNOWN_NEAR && !self.candidates.is_empty()
     }
 
     /// Connected nodes to ask beside the first.

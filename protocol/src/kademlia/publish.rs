@@ -189,6 +189,13 @@ impl Publish {
         targets
     }
 
+    /// Where the eighth nearest of those stands that took the record, if there are as many.
+    fn eighth_replica(&self) -> Option<Place> {
+        let mut places: Vec<_> = self.accepted.values().map(|(_, replica)| replica.place).collect();
+        places.sort_unstable_by_key(|place| self.key.distance(place));
+        places.get(REPLICAS - 1).copied()
+    }
+
     fn report(&self, now: Instant) -> PublishReport {
         let accepted = self.accepted.len() + usize::from(self.is_replica);
         let judged = self
@@ -388,6 +395,9 @@ impl Directory {
         let next_at = now.instant + self.jittered(pause);
         if report.is_accepted {
             self.tell_those_passed_by(now, query, publish);
+        }
+        if let Some(eighth) = publish.eighth_replica().filter(|_| !self.local.is_serving) {
+            self.table.note_density(&Place(publish.key.0), &eighth);
         }
         if let Some(own) = self.own.get_mut(&publish.key) {
             own.running = own.running.saturating_sub(1);

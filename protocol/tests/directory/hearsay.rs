@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use halloo_protocol::directory::{Place, RecordKey};
 use halloo_protocol::kademlia::{
-    Action, Answer, Config, EXTENSION_HEARSAY, Event, Failure, FindOptions, FindOutcome, FindRecord, FindResult, Mode, REPLICAS,
-    RecordAnswer, RecordOutcome, Request, RequestId,
+    Action, Answer, Config, Directory, EXTENSION_HEARSAY, Event, Failure, FindOptions, FindOutcome, FindRecord, FindResult,
+    LocalNode, Mode, Nodes, REPLICAS, RecordAnswer, RecordOutcome, Request, RequestId, StoreAnswer, StoreOutcome,
 };
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::node::Descriptor;
 use halloo_protocol::wire::{self, Extensions};
 
-use crate::neighbourhood::{Lone, lone};
+use crate::neighbourhood::{Lone, NODES, lone};
 use crate::sampling::descriptors;
 
 const REMOTE: FindOptions = FindOptions { mode: Mode::First, is_remote_only: true };
@@ -63,6 +63,39 @@ impl Lone {
 
     fn asks(&mut self, key: RecordKey) -> Vec<(Arc<Descriptor>, RequestId)> {
         self.goes_on(key).0
+    }
+
+    /// Publishes the record of a user, which the eight nearest take, as whoever is asked knows them all.
+    fn publishes(&mut self, user: usize) {
+        let record = self.record_of(user);
+        let (key, hash) = (record.key(), record.content_hash());
+        let closer = self.strangers(&key)[..REPLICAS].to_vec();
+        self.directory.publish(self.now, record);
+        let mut report = None;
+        while let Some(action) = self.directory.poll_action() {
+            let answer = match action {
+                Action::Send { id, request: Request::FindNode(_), .. } => {
+                    (id, Answer::Nodes(Nodes { closer: closer.clone(), extensions: Extensions::none() }))
+                }
+                Action::Send { id, request: Request::Store(_), .. } => {
+                    let accepted = StoreAnswer {
+                        outcome: StoreOutcome::Accepted,
+                        holds: Some(hash),
+                        record: None,
+                        closer: Vec::new(),
+                        extensions: Extensions::none(),
+                    };
+                    (id, Answer::Store(accepted))
+                }
+                Action::Event(Event::Published { report: of_this, .. }) => {
+                    report = Some(of_this);
+                    continue;
+                }
+                _ => continue,
+            };
+            self.directory.handle_answer(self.now, &self.trust, answer.0, Ok(answer.1));
+        }
+        assert_eq!(report.map(|report| report.accepted), Some(REPLICAS));
     }
 
     fn answers(&mut self, id: RequestId, answer: RecordAnswer) {
@@ -262,7 +295,7 @@ fn hearsay_that_can_not_be_read_is_no_answer() {
 /// Beside the first that is asked, where nobody is known who is near: an answer over an open connection takes half as long.
 #[test]
 fn connected_nodes_are_asked_beside_the_first_where_nobody_near_is_known() {
-    let asked = |knows_near: bool, is_nearest_connected: bool| {
+    let asked = |known_near: usize, is_nearest_connected: bool| {
         let mut lone = lone(Config::default());
         let key = lone.far_key();
         let mut far = lone.others[REPLICAS..].to_vec();
@@ -272,10 +305,8 @@ fn connected_nodes_are_asked_beside_the_first_where_nobody_near_is_known() {
         // Nearer, and still not near.
         let nearer = far[10..20].to_vec();
         nearer.iter().enumerate().for_each(|(number, chain)| lone.meet(chain, 200 + number));
-        if knows_near {
-            let near = lone.strangers(&key)[..2].to_vec();
-            lone.directory.add_hearsay(lone.now, near);
-        }
+        let near = lone.strangers(&key)[..known_near].to_vec();
+        lone.directory.add_hearsay(lone.now, near);
         if is_nearest_connected {
             lone.connect(&nearer[9], 209);
         }
@@ -284,8 +315,59 @@ fn connected_nodes_are_asked_beside_the_first_where_nobody_near_is_known() {
         let asked: BTreeSet<_> = lone.asks(key).into_iter().map(|(to, _)| to.device).collect();
         (asked.intersection(&connected).count(), asked.difference(&connected).count())
     };
-    let (guides, first) = asked(false, false);
-    assert!(guides == 8 && first >= 1, "{guides} guides and {first} others");
-    assert_eq!(asked(true, false).0, 0, "somebody near is known");
-    assert_eq!(asked(false, true), (0, 1), "one of the nearest is connected, and asked first");
+    for known_near in [0, 1] {
+        let (guides, first) = asked(known_near, false);
+        assert!(guides == 8 && first >= 1, "{guides} guides and {first} others, with {known_near} known who are near");
+    }
+    assert_eq!(asked(2, false).0, 0, "two are known who are near");
+    assert_eq!(asked(0, true), (0, 1), "one of the nearest is connected, and asked first");
+}
+
+/// The eighth replica stands twice as far off as who is one almost surely. Whoever is named while somebody far off is waited for is asked at once.
+#[test]
+fn whom_a_guide_names_near_a_key_is_asked_though_one_farther_off_has_not_answered() {
+    let mut lone = lone(Config::default());
+    let key = lone.far_key();
+    let bits = |node: &Place, other: &Place| node.distance(other).leading_zeros();
+    let eighth = lone.neighbours[REPLICAS - 1].place.expect("enrolled");
+    let core = bits(&lone.place, &eighth) + 1;
+    let strangers = lone.strangers(&key);
+    let named = strangers.iter().find(|node| bits(&Place(key.0), &node.place) + 1 == core).expect("one between").clone();
+    let mut far = lone.others[REPLICAS..].to_vec();
+    far.retain(|chain| bits(&Place(key.0), &chain.place.expect("enrolled")) + 1 < core);
+    far.sort_by_key(|chain| std::cmp::Reverse(Place(key.0).distance(&chain.place.expect("enrolled"))));
+    far[..3].iter().enumerate().for_each(|(number, chain)| lone.connect(chain, 100 + number));
+    far[10..20].iter().enumerate().for_each(|(number, chain)| lone.meet(chain, 200 + number));
+    lone.directory.find_record(lone.now, key, REMOTE);
+    let guides: BTreeSet<_> = far[..3].iter().map(|chain| chain.device).collect();
+    let asked = lone.asks(key);
+    assert!(asked.len() > guides.len(), "guides, and one farther off than a replica: {asked:?}");
+    let (_, guide) = asked.iter().find(|(to, _)| guides.contains(&to.device)).expect("a guide is asked").clone();
+    lone.answers(guide, RecordAnswer { closer: vec![named.clone()], ..absent(None) });
+    let then: BTreeSet<_> = lone.asks(key).into_iter().map(|(to, _)| to.device).collect();
+    assert_eq!(then, BTreeSet::from([named.device]));
+}
+
+/// A client knows few nodes around itself, and by them takes the network for a small one, where nobody stands far from any key.
+#[test]
+fn a_client_tells_how_dense_the_network_is_by_who_keeps_its_record() {
+    let mut lone = lone(Config::default());
+    let key = lone.far_key();
+    let local = LocalNode { device: lone.from.device, place: None, is_serving: false };
+    lone.directory = Directory::new(Config::default(), local, [1; 32], lone.now.instant);
+    let mut far = lone.others[1..].to_vec();
+    far.sort_by_key(|chain| std::cmp::Reverse(Place(key.0).distance(&chain.place.expect("enrolled"))));
+    // One in ten of all that are not near.
+    let few: Vec<_> = far[..NODES as usize - 40].iter().step_by(10).cloned().collect();
+    few.iter().enumerate().for_each(|(number, chain)| lone.meet(chain, 100 + number));
+    few[..3].iter().enumerate().for_each(|(number, chain)| lone.connect(chain, 100 + number));
+    let guides: BTreeSet<_> = few[..3].iter().map(|chain| chain.device).collect();
+    let asked_guides = |lone: &mut Lone| {
+        lone.now.instant += Duration::from_secs(60);
+        lone.directory.find_record(lone.now, key, REMOTE);
+        lone.asks(key).iter().filter(|(to, _)| guides.contains(&to.device)).count()
+    };
+    assert_eq!(asked_guides(&mut lone), 0, "by what it knows those nearest to the key are near");
+    lone.publishes(1);
+    assert_eq!(asked_guides(&mut lone), 3, "by where its replicas stand they are far off");
 }

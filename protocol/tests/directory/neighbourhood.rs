@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::directory::{Place, RecordKey};
+use halloo_protocol::directory::{DirectoryRecord, Place, RecordKey};
 use halloo_protocol::identity::{TrustStore, VerifiedChain};
 use halloo_protocol::kademlia::{
     Action, Answer, Config, Connected, Directory, DisconnectReason, EXTENSION_PASSED, FindOptions, LocalNode, Mode, Nodes,
@@ -17,7 +17,7 @@ use halloo_protocol::wire::Extensions;
 use crate::fixture::{self, Authority, START, User};
 
 /// Nodes of the network, one a user.
-const NODES: u64 = 400;
+pub(crate) const NODES: u64 = 400;
 
 pub(crate) struct Lone {
     pub(crate) directory: Directory,
@@ -26,7 +26,7 @@ pub(crate) struct Lone {
     /// One of those it knows.
     pub(crate) from: RequestSource,
     device: DeviceKey,
-    place: Place,
+    pub(crate) place: Place,
     pub(crate) neighbours: Vec<VerifiedChain>,
     /// All others of the network, the nearest first.
     pub(crate) others: Vec<VerifiedChain>,
@@ -88,6 +88,11 @@ impl Lone {
     /// The key of a user's record.
     pub(crate) fn key_of(&self, user: usize) -> RecordKey {
         self.users[user].key()
+    }
+
+    /// A user's record.
+    pub(crate) fn record_of(&self, user: usize) -> DirectoryRecord {
+        self.users[user].record(1, &self.trust)
     }
 
     fn far_user(&self) -> &User {

@@ -68,6 +68,13 @@ impl Sample {
         self.time(share).as_secs_f64() / RTT.as_secs_f64()
     }
 
+    /// The share of the look-ups that took no more than so many round trips, to a twentieth of one.
+    #[must_use]
+    pub fn share_within(&self, round_trips: f64) -> f64 {
+        let limit = RTT.mul_f64(round_trips + 0.05);
+        self.times.partition_point(|time| *time <= limit) as f64 / self.times.len().max(1) as f64
+    }
+
     /// Mean of the round trips.
     #[must_use]
     pub fn round_trips_mean(&self) -> f64 {
@@ -467,12 +474,13 @@ pub fn scale(seed: u64, scale: Scale) -> Vec<Row> {
         let part: Vec<_> = asked.iter().filter(|asked| swarm.network.world.is_serving(asked.by) == is_server).cloned().collect();
         let sample = Sample::of(&part);
         println!(
-            "  asked by {}: round trips p50 {:.1} p90 {:.1} p95 {:.1} p99 {:.1}, requests {:.2}",
+            "  asked by {}: round trips p50 {:.1} p90 {:.1} p95 {:.1} p99 {:.1}, no more than 3 {:.1}%, requests {:.2}",
             if is_server { "servers" } else { "clients" },
             sample.round_trips(0.5),
             sample.round_trips(0.9),
             sample.round_trips(0.95),
             sample.round_trips(0.99),
+            sample.share_within(3.0) * 100.0,
             sample.requests_mean()
         );
     }
