@@ -727,7 +727,7 @@ fn listen_addresses(settings: &Settings) -> Vec<Multiaddr> {
 }
 
 /// Listens; a busy port is an error now, not a warning later.
-fn listen(swarm: &mut libp2p::Swarm<crate::behaviour::Behaviour>, address: Multiaddr) -> Result<(), StartError> {
+fn listen(swarm: &mut crate::swarm::NodeSwarm, address: Multiaddr) -> Result<(), StartError> {
     let is_default_v6 = address.to_string().starts_with("/ip6/::/");
     match swarm.listen_on(address.clone()) {
         Ok(_) => Ok(()),

@@ -22,14 +22,14 @@ use halloo_protocol::kademlia::{DisconnectReason, NetworkGroup};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::Frame;
 use libp2p::swarm::SwarmEvent;
-use libp2p::{PeerId, Swarm, autonat, identify, mdns, ping};
+use libp2p::{PeerId, autonat, identify, mdns, ping};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
 use crate::address;
-use crate::behaviour::{Behaviour, BehaviourEvent};
+use crate::behaviour::BehaviourEvent;
 use crate::builder::Settings;
 use crate::handle::presence::PresenceCommand;
 use crate::handle::problem::NodeError;
@@ -40,7 +40,7 @@ use crate::network::{Peers, Purpose};
 use crate::rpc::{Failure, Rpc};
 use crate::store::Store;
 use crate::streams;
-use crate::swarm::Traffic;
+use crate::swarm::{NodeSwarm, Traffic};
 
 /// News of the node's own tasks that may wait; a full queue makes the task wait.
 pub(crate) const INTERNAL_MAX: usize = 256;
@@ -130,7 +130,7 @@ pub(crate) enum Internal {
 
 /// All state of a running node.
 pub(crate) struct EventLoop {
-    pub(crate) swarm: Swarm<Behaviour>,
+    pub(crate) swarm: NodeSwarm,
     pub(crate) commands: CommandReceiver,
     pub(crate) events: EventSender,
     pub(crate) internal: mpsc::Receiver<Internal>,

@@ -65,6 +65,7 @@ mod relays_at_hand;
 mod requests;
 pub mod reservations;
 pub mod roles;
+mod room;
 mod rpc;
 mod sessions;
 pub mod sip;

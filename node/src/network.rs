@@ -31,6 +31,7 @@ use tracing::{debug, trace};
 use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::Event;
+use crate::room::give_back;
 use crate::rpc::Failure;
 
 /// Requests a peer may make at once, and per second over time. A busy directory server's neighbour makes a few
@@ -237,7 +238,7 @@ impl Peer {
 /// All connected peers.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
-    connected: HashMap<PeerId, Peer>,
+    connected: HashMap<PeerId, Box<Peer>>,
     /// Remote addresses of connections whose stream event is still to come.
     addresses: HashMap<PeerId, (Multiaddr, bool)>,
     /// Our dials under way. Those of libp2p's own behaviours, such as a hole punch, aren't among them: what waits for a connection neither
@@ -247,15 +248,15 @@ pub(crate) struct Peers {
 
 impl Peers {
     pub(crate) fn get(&self, peer: &PeerId) -> Option<&Peer> {
-        self.connected.get(peer)
+        self.connected.get(peer).map(Box::as_ref)
     }
 
     pub(crate) fn get_mut(&mut self, peer: &PeerId) -> Option<&mut Peer> {
-        self.connected.get_mut(peer)
+        self.connected.get_mut(peer).map(Box::as_mut)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&PeerId, &Peer)> {
-        self.connected.iter()
+        self.connected.iter().map(|(id, peer)| (id, peer.as_ref()))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -273,8 +274,7 @@ impl Peers {
 
     /// The connected peers that serve all of `roles`, by their own word and with a chain we believe.
     pub(crate) fn with_roles(&self, roles: Roles) -> impl Iterator<Item = (&PeerId, &Peer)> {
-        self.connected
-            .iter()
+        self.iter()
             .filter(move |(_, peer)| peer.chain.is_some() && peer.descriptor.as_ref().is_some_and(|d| d.roles.contains(roles)))
     }
 }
@@ -529,7 +529,7 @@ impl EventLoop {
                 late_hello: None,
                 told: Vec::new(),
             };
-            self.peers.connected.insert(peer, entry);
+            self.peers.connected.insert(peer, Box::new(entry));
         } else if let Some(known) = self.peers.connected.get_mut(&peer) {
             known.relayed &= relayed;
         }
@@ -556,7 +556,9 @@ impl EventLoop {
             return;
         }
         self.fail_peer(&peer, Failure::Disconnected);
-        if let Some(gone) = self.peers.connected.remove(&peer) {
+        let gone = self.peers.connected.remove(&peer);
+        give_back(&mut self.peers.connected);
+        if let Some(gone) = gone {
             // It fell silent before we closed: those who are to be told of that are.
             let reason = if gone.is_silent { DisconnectReason::Lost } else { reason };
             self.directory_disconnected(&gone, reason);

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use halloo_protocol::wire::Frame;
 use libp2p::PeerId;
 
+use crate::room::give_back;
+
 /// Requests that may be under way; more are refused at once, so that a stuck network can't eat memory.
 const PENDING_MAX: usize = 8_192;
 
@@ -86,6 +88,7 @@ impl<P> Rpc<P> {
     /// Takes the request an answer belongs to, with the time it took. `None` for an answer nobody waits for.
     pub(crate) fn take(&mut self, peer: PeerId, id: u32, now: Instant) -> Option<(P, Duration)> {
         let pending = self.pending.remove(&(peer, id))?;
+        give_back(&mut self.pending);
         self.deadlines.remove(&(pending.deadline, peer, id));
         Some((pending.purpose, now.saturating_duration_since(pending.sent_at)))
     }

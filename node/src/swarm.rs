@@ -1,8 +1,10 @@
 //! Builds the node's swarm: transports, behaviour, limits. Does not listen and does not dial.
 
+mod aside;
 mod gate;
 mod traffic;
 
+pub use aside::Aside;
 pub use gate::{Gate, GateRule};
 pub use traffic::{Counted, Traffic};
 
@@ -158,8 +160,11 @@ pub enum SwarmError {
     Roots(#[from] websocket::tls::Error),
 }
 
+/// A node's swarm.
+pub type NodeSwarm = Swarm<Aside<Behaviour>>;
+
 /// A swarm that listens nowhere yet. Call within a Tokio runtime.
-pub fn build_swarm(keypair: Keypair, options: SwarmOptions) -> Result<Swarm<Behaviour>, SwarmError> {
+pub fn build_swarm(keypair: Keypair, options: SwarmOptions) -> Result<NodeSwarm, SwarmError> {
     build_counted_swarm(keypair, options, &Arc::default(), &[])
 }
 
@@ -169,7 +174,7 @@ pub fn build_counted_swarm(
     options: SwarmOptions,
     traffic: &Arc<Traffic>,
     web_roots: &[Vec<u8>],
-) -> Result<Swarm<Behaviour>, SwarmError> {
+) -> Result<NodeSwarm, SwarmError> {
     let local = keypair.public().to_peer_id();
     let (relay_transport, relay_client) = relay::client::new(local);
     let transport = build_transport(&keypair, relay_transport, options, traffic, web_roots)?;
@@ -180,7 +185,7 @@ pub fn build_counted_swarm(
         .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_STREAMS)
         .with_idle_connection_timeout(options.idle_timeout);
-    Ok(Swarm::new(transport, behaviour, local, config))
+    Ok(Swarm::new(transport, Aside::new(behaviour), local, config))
 }
 
 fn build_transport(

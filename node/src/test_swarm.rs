@@ -12,14 +12,14 @@ use libp2p::{
 use crate::{
     behaviour::{Behaviour, BehaviourEvent},
     streams::Event,
-    swarm::{SwarmOptions, build_swarm},
+    swarm::{Aside, SwarmOptions, build_swarm},
 };
 
 /// Longer than anything here takes, even on a machine that does other things.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// One in-process node: its swarm and what it has reported.
-pub(crate) struct TestPeer<B: NetworkBehaviour = Behaviour> {
+pub(crate) struct TestPeer<B: NetworkBehaviour = Aside<Behaviour>> {
     pub(crate) swarm: Swarm<B>,
     pub(crate) id: PeerId,
     pub(crate) events: Vec<SwarmEvent<B::ToSwarm>>,

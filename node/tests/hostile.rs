@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use halloo::behaviour::{Behaviour, BehaviourEvent};
+use halloo::behaviour::BehaviourEvent;
 use halloo::handle::authority::EnrolmentPolicy;
 use halloo::handle::contacts::{Audience, PrivacyChange};
 use halloo::handle::directory::ResolveOptions;
@@ -11,7 +11,7 @@ use halloo::handle::power::SuspendOptions;
 use halloo::identity::LocalIdentity;
 use halloo::store::Store;
 use halloo::streams;
-use halloo::swarm::{SwarmOptions, build_swarm};
+use halloo::swarm::{NodeSwarm, SwarmOptions, build_swarm};
 use halloo::{Event, Node};
 use halloo_protocol::authority::{EnrolAnswer, EnrolResult, RefusalCode};
 use halloo_protocol::call::{
@@ -34,7 +34,7 @@ use halloo_protocol::push::{
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message, Signed};
 use libp2p::swarm::SwarmEvent;
-use libp2p::{Multiaddr, PeerId, Swarm};
+use libp2p::{Multiaddr, PeerId};
 
 /// Longer than anything here takes, even on a machine that does other things.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -98,7 +98,7 @@ impl Victim {
 
 /// A peer that says what it likes.
 struct Attacker {
-    swarm: Swarm<Behaviour>,
+    swarm: NodeSwarm,
     identity: LocalIdentity,
     victim: PeerId,
     next_id: u32,

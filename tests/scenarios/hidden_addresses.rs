@@ -15,9 +15,9 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use halloo::behaviour::{Behaviour, BehaviourEvent};
+use halloo::behaviour::BehaviourEvent;
 use halloo::streams;
-use halloo::swarm::{SwarmOptions, build_swarm, circuit_address};
+use halloo::swarm::{NodeSwarm, SwarmOptions, build_swarm, circuit_address};
 use halloo_protocol::call::{
     CallId, CallInvite, CallSignal, CallSignalAck, CallTimers, HandOverAnswer, HandOverStatus, Invite, InviteAnswer,
     InviteHandOver, InviteStatus, Origin, SealedInvite, SignalBody, SignalStatus, open_word,
@@ -37,7 +37,7 @@ use halloo_tests::eventually;
 use halloo_tests::natlab::{Machine, NatLab};
 use halloo_tests::network::{ANYONE, User, enrol_user_in, invite, text};
 use libp2p::swarm::SwarmEvent;
-use libp2p::{Multiaddr, PeerId, Swarm};
+use libp2p::{Multiaddr, PeerId};
 use rand::SeedableRng;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -239,7 +239,7 @@ impl Drop for AskerProcess {
 /// A peer with a device key of mallory's, and all it was told.
 struct Asker {
     runtime: Runtime,
-    swarm: Swarm<Behaviour>,
+    swarm: NodeSwarm,
     frames: Vec<(PeerId, Frame)>,
     /// Every event of the swarm, in words: who connects, whom a behaviour dials, what identify received.
     events: Vec<String>,
@@ -267,7 +267,7 @@ impl Asker {
         asker
     }
 
-    fn enter<T>(&mut self, act: impl FnOnce(&mut Swarm<Behaviour>) -> T) -> T {
+    fn enter<T>(&mut self, act: impl FnOnce(&mut NodeSwarm) -> T) -> T {
         let _entered = self.runtime.enter();
         act(&mut self.swarm)
     }

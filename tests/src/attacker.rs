@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
-use halloo::behaviour::{Behaviour, BehaviourEvent};
+use halloo::behaviour::BehaviourEvent;
 use halloo::streams;
-use halloo::swarm::{SwarmOptions, build_swarm};
+use halloo::swarm::{NodeSwarm, SwarmOptions, build_swarm};
 use halloo_protocol::directory::{DeviceEntry, EntryParts, Lease, Place, Reachability, RecordKey, UnverifiedRecord};
 use halloo_protocol::identity::{
     Chain, DeviceCertificate, DeviceCertificateParams, RecoveryPhrase, SigningCertificate, UserCertificate, UserChain, UserId,
@@ -26,7 +26,7 @@ use halloo_protocol::session::{Account, Pair, Sessions};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message, Signed};
 use libp2p::swarm::SwarmEvent;
-use libp2p::{Multiaddr, PeerId, Swarm};
+use libp2p::{Multiaddr, PeerId};
 use tokio::runtime::Runtime;
 
 use crate::network::{Network, User, text};
@@ -40,7 +40,7 @@ const SLOT: u8 = 1;
 /// A raw peer, connected to one victim.
 pub struct Attacker {
     runtime: Runtime,
-    swarm: Swarm<Behaviour>,
+    swarm: NodeSwarm,
     victim: PeerId,
     next_id: u32,
     next_slot: u16,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use halloo::behaviour::BehaviourEvent;
 use halloo::streams;
-use halloo::swarm::{SwarmOptions, build_swarm};
+use halloo::swarm::{NodeSwarm, SwarmOptions, build_swarm};
 use halloo_protocol::kademlia::{
     FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store, StoreAnswer,
     StoreOutcome, SyncOffer, SyncWant,
@@ -31,7 +31,7 @@ use halloo_protocol::vault::{
 };
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::SwarmEvent;
-use libp2p::{Multiaddr, PeerId, Swarm, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use tokio::runtime::Runtime;
 
 use crate::attacker::{Forger, now};
@@ -136,14 +136,7 @@ fn tcp_port(part: Protocol<'_>) -> Option<u16> {
     }
 }
 
-fn serve(
-    runtime: &Runtime,
-    mut swarm: Swarm<halloo::behaviour::Behaviour>,
-    hello: &[u8],
-    meets: &[String],
-    told: &Mutex<Vec<Told>>,
-    is_over: &AtomicBool,
-) {
+fn serve(runtime: &Runtime, mut swarm: NodeSwarm, hello: &[u8], meets: &[String], told: &Mutex<Vec<Told>>, is_over: &AtomicBool) {
     let first = hello.to_vec();
     swarm.behaviour_mut().streams.set_hello(Arc::new(move || first.clone()));
     let mut vaults = Vaults::default();

@@ -19,13 +19,13 @@ use halloo_protocol::node::Hello;
 use halloo_protocol::wire::{self, Body, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm};
+use libp2p::{Multiaddr, PeerId};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::address;
-use crate::behaviour::{Behaviour, BehaviourEvent};
+use crate::behaviour::BehaviourEvent;
 use crate::config::{DeviceConfig, DeviceKind, ProfileConfig, RelayPolicy, SampleValues};
 use crate::event_loop::ClockSource;
 use crate::handle::problem::ProblemKind;
@@ -35,7 +35,7 @@ use crate::key_file::{self, KeyRole};
 use crate::labels::Labels;
 use crate::store::{DATABASE_FILE, Store, StoreError, Transaction};
 use crate::streams::{self, Keeper};
-use crate::swarm::{SwarmOptions, build_swarm, circuit_address};
+use crate::swarm::{NodeSwarm, SwarmOptions, build_swarm, circuit_address};
 
 /// How long connecting may take: through a relay, and with addresses that lead nowhere tried first.
 const CONNECT_MAX: Duration = Duration::from_secs(30);
@@ -411,7 +411,7 @@ fn put_grant(tx: &Transaction, grant: &LinkGrant) -> Result<(), StoreError> {
 
 /// A connection to the device that shows the code.
 struct Connection {
-    swarm: Swarm<Behaviour>,
+    swarm: NodeSwarm,
     peer: PeerId,
     next_id: u32,
 }

@@ -376,7 +376,7 @@ pub(super) struct Gossip {
     topic_ids: BTreeMap<Topic, TopicId>,
     free_topics: Vec<TopicId>,
     own: BTreeSet<TopicId>,
-    links: Vec<Option<Link>>,
+    links: Vec<Option<Box<Link>>>,
     link_ids: HashMap<DeviceKey, LinkId>,
     free_links: Vec<LinkId>,
     /// Carriers that this device uses.

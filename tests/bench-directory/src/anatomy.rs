@@ -8,12 +8,13 @@ use libp2p::identity::Keypair;
 
 use crate::allocator;
 use crate::empty;
+use crate::measure::QUIET;
 use crate::meter::Moment;
 use crate::overlay::{Carrier, Overlay, Size};
 use crate::product::{Product, start_node};
 
 /// Pieces whose askers are told, how many frames of the way to them, and how many ways.
-const TRACED_MIN: usize = 2_048;
+const TRACED_MIN: usize = 1_024;
 const WAY_FRAMES: usize = 5;
 const WAYS_SHOWN: usize = 30;
 
@@ -56,6 +57,18 @@ pub(crate) async fn print(count: usize, carrier: Carrier) -> Result<()> {
     let network = Product::start(Size { nodes: count, joins_at_once: 8, record_bytes: 0 }, &carrier, &|_| ()).await?;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     show("a node in a network", count, start);
+    show_sizes(&network, count, &before).await?;
+    tokio::time::sleep(QUIET).await;
+    show("the same at rest", count, start);
+    show_sizes(&network, count, &before).await?;
+    show_ways(count);
+    network.stop().await;
+    Ok(())
+}
+
+/// How many connections the nodes have now, and in pieces of which size what they have taken since `before`.
+#[allow(clippy::print_stdout, reason = "what it is for")]
+async fn show_sizes(network: &Product, count: usize, before: &[i64]) -> Result<()> {
     let connections = network.totals().await?.connections as f64 / count as f64;
     println!("with {connections:.1} connections; by size of allocations, kB a node:");
     for (class, (now, before)) in allocator::live_by_size().iter().zip(before).enumerate() {
@@ -64,6 +77,12 @@ pub(crate) async fn print(count: usize, carrier: Carrier) -> Result<()> {
             println!("  below {:>10} B: {:>8} kB", 1_u64 << class, each / 1_000);
         }
     }
+    Ok(())
+}
+
+/// Who has asked for the larger pieces.
+#[allow(clippy::print_stdout, reason = "what it is for")]
+fn show_ways(count: usize) {
     println!("pieces of at least {TRACED_MIN} bytes, by who asked for them:");
     for (way, bytes, pieces) in allocator::traced(WAY_FRAMES).into_iter().take(WAYS_SHOWN) {
         println!(
@@ -72,6 +91,4 @@ pub(crate) async fn print(count: usize, carrier: Carrier) -> Result<()> {
             pieces as f64 / count as f64
         );
     }
-    network.stop().await;
-    Ok(())
 }

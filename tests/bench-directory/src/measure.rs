@@ -18,7 +18,7 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(90);
 
 /// How long until a connection that nobody uses is surely closed, by either network: half a minute until owners have read back what they published,
 /// a minute after the last frame, ten seconds of the swarm's, and the look that notices.
-const QUIET: Duration = Duration::from_secs(135);
+pub(crate) const QUIET: Duration = Duration::from_secs(135);
 
 /// How long idle traffic is watched.
 const IDLE_WATCH: Duration = Duration::from_secs(20);

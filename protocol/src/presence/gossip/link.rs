@@ -325,7 +325,7 @@ impl Gossip {
             self.links.push(None);
             LinkId(u32::try_from(self.links.len() - 1).unwrap_or(u32::MAX))
         });
-        self.links[id.0 as usize] = Some(Link::new(peer, now.instant));
+        self.links[id.0 as usize] = Some(Box::new(Link::new(peer, now.instant)));
         self.link_ids.insert(peer.device, id);
         self.dials.remove(&peer.device);
         self.disarm(Timer::Dial(peer.device));
@@ -354,7 +354,7 @@ impl Gossip {
         }
         self.detach(id, now);
         if let Some(place) = self.links.get_mut(id.0 as usize) {
-            *place = place.take().map(|former| Link::anew(former, now.instant));
+            *place = place.take().map(|former| Box::new(Link::anew(*former, now.instant)));
         }
         self.disarm(Timer::Flush(id));
         self.disarm(Timer::Beat(id));
