@@ -2,6 +2,8 @@
 //!
 //! 1. Of the eight closest one to whom a connection is open is asked, alone; else the likeliest holder, with as many more as it takes that one of them lives, by how first contacts went
 //!    lately. Among nodes near enough to be replicas almost surely, that is the one that answers soonest; else the closest. Who was silent lately comes last.
+//!    Where hardly anybody near is known and none of the eight closest is connected, connected nodes far off (*guides*) are asked beside them. As many as are asked at once are waited for
+//!    of those that stand nearest as well, whoever else is.
 //! 2. No sign of life in time: five are asked at once; then the rest of the eight closest. Late answers still count.
 //! 3. "Not here" leads on to closer nodes. Once it brings none, three are asked at a time.
 //! 4. The first valid record ends the search; one that its node calls doubtful only if nobody else has any. *Settled*: the others of the eight closest are asked with the record's hash in hand.
@@ -482,11 +484,14 @@ impl Lookup {
         (distance.leading_zeros() + 2).saturating_sub(core).min(2)
     }
 
-    /// How many more of the closest to ask, so that `width` are waited for. If some that aren't asked yet are nearer than any of these, by what is known of how near holders are, they are asked
-    /// besides.
+    /// How many more of the closest to ask, so that `width` are waited for. If some that aren't asked yet are of a nearer kind ([`Lookup::nearness`]), `width` of that kind or a nearer one
+    /// are waited for, whoever else is.
     fn missing(&self, window: &[&Candidate], width: usize, table: &RoutingTable) -> usize {
         let nearness = |candidate: &&Candidate| Self::nearness(self.target.distance(&candidate.descriptor.place), table);
-        let fresh: Vec<_> = window.iter().filter(|candidate| candidate.state == State::Fresh).map(nearness).collect();
+        // Who was silent is asked after all others: nobody else in that one's stead.
+        let is_fresh =
+            |candidate: &&&Candidate| candidate.state == State::Fresh && !table.is_suspect(&candidate.descriptor.device);
+        let fresh: Vec<_> = window.iter().filter(is_fresh).map(nearness).collect();
         let waiting: Vec<_> =
             window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).map(nearness).collect();
         let nearest = fresh.iter().copied().max().unwrap_or(0);
@@ -495,10 +500,13 @@ impl Lookup {
         nearer.max(width.saturating_sub(waiting.len()))
     }
 
-    /// Whether fewer than [`KNOWN_NEAR`] are known as much as twice as far off as who holds the record almost surely: where a neighbourhood is known that hardly happens.
+    /// Whether fewer than [`KNOWN_NEAR`] would be asked who are no more than twice as far off as who holds the record almost surely, and weren't silent: where a neighbourhood is known that
+    /// hardly happens.
     fn is_far_off(&self, now: Instant, table: &RoutingTable) -> bool {
-        let known = self.candidates.iter().filter(|(_, candidate)| !candidate.state.is_out(now));
-        let near = known.take(KNOWN_NEAR).filter(|((distance, _), _)| Self::nearness(*distance, table) > 0).count();
+        let window = self.window(now, REPLICAS, true);
+        let known = window.iter().filter(|candidate| !table.is_suspect(&candidate.descriptor.device)).take(KNOWN_NEAR);
+        let distance = |candidate: &&&Candidate| self.target.distance(&candidate.descriptor.place);
+        let near = known.filter(|candidate| Self::nearness(distance(candidate), table) > 0).count();
         near < KNOWN_NEAR && !self.candidates.is_empty()
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::lookup::{Goal, Purpose};
 use super::messages::{LeaseOutcome, RenewLease, Request, Store, StoreAnswer, StoreOutcome, StoreRefusal};
 use super::query::{FindOutcome, FindResult};
-use super::routing_table::{GROUP_REPLICAS_MAX, NetworkGroup, REPLICAS};
+use super::routing_table::{GROUP_REPLICAS_MAX, NetworkGroup, REPLICAS, RoutingTable};
 use super::store::Sender;
 use super::{Directory, Errand, Event, QueryId};
 use crate::directory::{DirectoryRecord, Lease, Place, RecordKey};
@@ -189,9 +189,10 @@ impl Publish {
         targets
     }
 
-    /// Where the eighth nearest of those stands that took the record, if there are as many.
-    fn eighth_replica(&self) -> Option<Place> {
-        let mut places: Vec<_> = self.accepted.values().map(|(_, replica)| replica.place).collect();
+    /// Where the eighth nearest of those stands that took the record and whose place is proved, if there are as many: anybody can name nodes wherever he likes, and let them accept all.
+    fn eighth_replica(&self, table: &RoutingTable) -> Option<Place> {
+        let places = self.accepted.values().map(|(_, replica)| (replica.place, table.proved_place(&replica.device)));
+        let mut places: Vec<_> = places.filter(|(told, proved)| *proved == Some(*told)).map(|(told, _)| told).collect();
         places.sort_unstable_by_key(|place| self.key.distance(place));
         places.get(REPLICAS - 1).copied()
     }
@@ -396,8 +397,9 @@ impl Directory {
         if report.is_accepted {
             self.tell_those_passed_by(now, query, publish);
         }
-        if let Some(eighth) = publish.eighth_replica().filter(|_| !self.local.is_serving) {
-            self.table.note_density(&Place(publish.key.0), &eighth);
+        if report.is_accepted && !self.local.is_serving {
+            let eighth = publish.eighth_replica(&self.table);
+            self.table.note_density(&Place(publish.key.0), eighth.as_ref());
         }
         if let Some(own) = self.own.get_mut(&publish.key) {
             own.running = own.running.saturating_sub(1);

@@ -210,10 +210,10 @@ impl RoutingTable {
         self.elsewhere_bits = None;
     }
 
-    /// The eighth nearest of all that live around `target` stands at `eighth`. For a client, which hardly knows its own neighbourhood: among 7,000 servers most took the network for a quarter of
-    /// what it is, some for a hundredth.
-    pub(super) fn note_density(&mut self, target: &Place, eighth: &Place) {
-        self.elsewhere_bits = Some(target.distance(eighth).leading_zeros() + 1);
+    /// The eighth replica of what lies at `target` stands at `eighth`; `None` if there are fewer. For a client, which hardly knows its own neighbourhood: among 7,000 servers most took the
+    /// network for a quarter of what it is, some for a hundredth.
+    pub(super) fn note_density(&mut self, target: &Place, eighth: Option<&Place>) {
+        self.elsewhere_bits = eighth.map(|eighth| target.distance(eighth).leading_zeros() + 1);
     }
 
     /// Takes in a descriptor whose place a chain has proved.

@@ -65,11 +65,12 @@ impl Lone {
         self.goes_on(key).0
     }
 
-    /// Publishes the record of a user, which the eight nearest take, as whoever is asked knows them all.
-    fn publishes(&mut self, user: usize) {
+    /// Publishes the record of a user, which the eight nearest take, as whoever is asked knows them all. So many of them prove their places.
+    fn publishes(&mut self, user: usize, proved: usize) {
         let record = self.record_of(user);
         let (key, hash) = (record.key(), record.content_hash());
         let closer = self.strangers(&key)[..REPLICAS].to_vec();
+        closer[..proved].iter().for_each(|node| self.meet_device(&node.device));
         self.directory.publish(self.now, record);
         let mut report = None;
         while let Some(action) = self.directory.poll_action() {
@@ -96,6 +97,13 @@ impl Lone {
             self.directory.handle_answer(self.now, &self.trust, answer.0, Ok(answer.1));
         }
         assert_eq!(report.map(|report| report.accepted), Some(REPLICAS));
+    }
+
+    fn meet_device(&mut self, device: &DeviceKey) {
+        let number = self.others.iter().position(|chain| chain.device == *device).expect("of the network");
+        let chain = self.others[number].clone();
+        // Numbered as in `sampling::descriptors`: of a network of its own.
+        self.meet(&chain, NODES as usize + number);
     }
 
     fn answers(&mut self, id: RequestId, answer: RecordAnswer) {
@@ -368,6 +376,42 @@ fn a_client_tells_how_dense_the_network_is_by_who_keeps_its_record() {
         lone.asks(key).iter().filter(|(to, _)| guides.contains(&to.device)).count()
     };
     assert_eq!(asked_guides(&mut lone), 0, "by what it knows those nearest to the key are near");
-    lone.publishes(1);
+    lone.publishes(1, REPLICAS - 1);
+    assert_eq!(asked_guides(&mut lone), 0, "one of its replicas may stand anywhere");
+    lone.publishes(1, REPLICAS);
     assert_eq!(asked_guides(&mut lone), 3, "by where its replicas stand they are far off");
+    lone.publishes(1, REPLICAS);
+    assert_eq!(asked_guides(&mut lone), 3, "and still are");
+}
+
+/// Two are near, and were silent when they were last asked.
+#[test]
+fn who_was_silent_near_a_key_makes_nobody_else_be_asked_and_no_guide_spared() {
+    let mut lone = lone(Config::default());
+    let key = lone.far_key();
+    let mut far = lone.others[REPLICAS..].to_vec();
+    far.sort_by_key(|chain| std::cmp::Reverse(Place(key.0).distance(&chain.place.expect("enrolled"))));
+    far[..3].iter().enumerate().for_each(|(number, chain)| lone.connect(chain, 100 + number));
+    far[10..20].iter().enumerate().for_each(|(number, chain)| lone.meet(chain, 200 + number));
+    let guides: BTreeSet<_> = far[..3].iter().map(|chain| chain.device).collect();
+    let silent: Vec<_> = lone.strangers(&key)[..2].iter().map(|node| node.device).collect();
+    silent.iter().for_each(|device| lone.meet_device(device));
+    lone.directory.find_record(lone.now, key, REMOTE);
+    let mut asked = lone.asks(key);
+    while let Some((to, id)) = asked.pop() {
+        let answer = if silent.contains(&to.device) { Err(Failure::Timeout) } else { Ok(Answer::Record(absent(None))) };
+        lone.directory.handle_answer(lone.now, &lone.trust, id, answer);
+        asked.extend(lone.asks(key));
+    }
+    lone.now.instant += Duration::from_secs(60);
+    lone.directory.find_record(lone.now, key, REMOTE);
+    let asked = lone.asks(key);
+    let devices: BTreeSet<_> = asked.iter().map(|(to, _)| to.device).collect();
+    assert!(devices.is_superset(&guides), "guides are asked: {asked:?}");
+    assert!(silent.iter().all(|device| !devices.contains(device)), "after all others: {asked:?}");
+    for (_, id) in asked.iter().filter(|(to, _)| guides.contains(&to.device)) {
+        lone.answers(*id, absent(None));
+        let then = lone.asks(key);
+        assert!(then.is_empty(), "as many as before are waited for: {then:?}");
+    }
 }
