@@ -225,7 +225,7 @@ impl EventLoop {
         self.directory.own.replicas = 0;
         self.ready = false;
         // Peers judge us anew by the hello that follows, and we them by the new trust.
-        self.judge_hellos_anew();
+        self.hear_hellos_anew();
     }
 
     pub(crate) fn local_node(&self) -> LocalNode {

@@ -114,6 +114,7 @@ impl EventLoop {
         let is_step = raw.0.abs_diff(unix.plus_secs(passed.as_secs()).0) > CLOCK_STEP_SECS;
         if is_step {
             self.clock = ClockEstimator::new();
+            self.forget_when_hellos_came();
         }
         if is_step || passed > PAUSE {
             info!("the machine slept, or its clock was set");
@@ -121,6 +122,11 @@ impl EventLoop {
             self.join_network();
             self.publish_soon();
         }
+    }
+
+    /// Our clock was corrected: keys and certificates made by the wrong one are looked at now.
+    pub(crate) fn look_at_keys_soon(&mut self) {
+        self.housekeeping.look_at = Instant::now();
     }
 
     /// After a suspension both clocks are read anew: its length is known and dealt with.

@@ -172,7 +172,7 @@ pub(crate) struct Peer {
     /// Its newest hello, to be judged anew when our trust changes.
     hello: Option<Box<Hello>>,
     /// When that came, by our uncorrected clock.
-    hello_at: UnixTime,
+    hello_at: Option<UnixTime>,
     /// When the last frame came, or else when it was connected.
     heard_at: Instant,
     /// The connection is being dropped because nothing comes.
@@ -515,7 +515,7 @@ impl EventLoop {
                 descriptor: None,
                 greeted: false,
                 hello: None,
-                hello_at: UnixTime(0),
+                hello_at: None,
                 heard_at: Instant::now(),
                 is_silent: false,
                 is_doubted: false,

@@ -37,7 +37,7 @@ impl EventLoop {
         let hello = wire::decode::<Frame>(bytes, wire::FRAME_BYTES_MAX).and_then(|frame| frame.parse::<Hello>());
         let hello = hello.and_then(|hello| hello.check().map(|()| hello));
         match hello {
-            Ok(hello) => self.take_hello(peer, hello, self.raw_unix()),
+            Ok(hello) => self.take_hello(peer, hello, Some(self.raw_unix())),
             Err(error) => {
                 self.counters.malformed += 1;
                 debug!(%peer, %error, "hello refused");
@@ -54,8 +54,19 @@ impl EventLoop {
         }
     }
 
-    /// `heard_at`: when it came, by our uncorrected clock.
-    fn take_hello(&mut self, peer: PeerId, hello: Hello, heard_at: UnixTime) {
+    /// `heard_at`: when it came, by our uncorrected clock, if that wasn't set since.
+    fn take_hello(&mut self, peer: PeerId, hello: Hello, heard_at: Option<UnixTime>) {
+        let Some(device) = self.peers.get(&peer).map(|known| known.device) else { return };
+        // First: it may be what shows that our clock is wrong, and then the rest is judged by the right one.
+        if let (Some(heard_at), Some(voter)) = (heard_at, self.vote_on_the_time(&device, hello.chain.as_ref(), hello.clock)) {
+            let offset_before = self.clock.offset_secs();
+            self.clock.observe(voter, hello.clock, heard_at, false);
+            self.clock_changed(offset_before);
+        }
+        self.judge_hello(peer, hello, heard_at);
+    }
+
+    fn judge_hello(&mut self, peer: PeerId, hello: Hello, heard_at: Option<UnixTime>) {
         let now = self.now();
         let Some(known) = self.peers.connected.get_mut(&peer) else { return };
         let device = known.device;
@@ -79,11 +90,6 @@ impl EventLoop {
         let descriptor = known.descriptor.clone();
         self.swarm.behaviour_mut().streams.heed(peer, chain.is_some());
         self.account_circuits(peer);
-        if let Some(voter) = self.vote_on_the_time(&device, hello.chain.as_ref(), hello.clock) {
-            let offset_before = self.clock.offset_secs();
-            self.clock.observe(voter, hello.clock, heard_at, false);
-            self.clock_changed(offset_before);
-        }
         if first {
             let username = chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
             self.events.send(Event::PeerUp { peer_id: peer.to_string(), username });
@@ -134,13 +140,28 @@ impl EventLoop {
         (chain.device == *device && chain.user.name().is_some()).then_some(DeviceKey(chain.user.identity.0))
     }
 
-    /// Judges every connected peer's hello by what we believe now.
-    pub(crate) fn judge_hellos_anew(&mut self) {
-        let hellos = self.peers.connected.iter();
-        let hellos = hellos.filter_map(|(peer, known)| Some((*peer, known.hello.as_deref()?.clone(), known.hello_at)));
-        for (peer, hello, heard_at) in hellos.collect::<Vec<_>>() {
+    /// Hears every connected peer's hello again, its word on the time too: we believe other authorities now.
+    pub(crate) fn hear_hellos_anew(&mut self) {
+        for (peer, hello, heard_at) in self.hellos() {
             self.take_hello(peer, hello, heard_at);
         }
+    }
+
+    /// Judges every connected peer's hello by our corrected clock. What they say of the time was heard.
+    pub(crate) fn judge_hellos_anew(&mut self) {
+        for (peer, hello, heard_at) in self.hellos() {
+            self.judge_hello(peer, hello, heard_at);
+        }
+    }
+
+    fn hellos(&self) -> Vec<(PeerId, Hello, Option<UnixTime>)> {
+        let hellos = self.peers.connected.iter();
+        hellos.filter_map(|(peer, known)| Some((*peer, known.hello.as_deref()?.clone(), known.hello_at))).collect()
+    }
+
+    /// Our clock was set: when hellos came, by what it said before, says nothing any more.
+    pub(crate) fn forget_when_hellos_came(&mut self) {
+        self.peers.connected.values_mut().for_each(|known| known.hello_at = None);
     }
 
     /// Says our hello to somebody, connected or not: it names the devices that our user has removed.
