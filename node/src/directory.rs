@@ -49,6 +49,9 @@ const JOIN_RETRY: Duration = Duration::from_secs(3);
 const JOIN_AGAIN: Duration = Duration::from_millis(250);
 const JOIN_AGAIN_DOUBLINGS: u32 = 6;
 
+/// How long after the start look-ups wait for the first join: who has just switched a node on, and calls, isn't told that there is no network.
+const FIRST_JOIN: Duration = JOIN_RETRY;
+
 /// How often what the state machine wants on disk is written.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
 
@@ -134,6 +137,8 @@ struct Own {
 pub(crate) struct DirectoryState {
     pub(crate) machine: Directory,
     jobs: HashMap<QueryId, Job>,
+    /// Look-ups that had nobody to ask yet, for as long as [`FIRST_JOIN`].
+    early: Vec<Job>,
     cache: HashMap<RecordKey, Cached>,
     own: Own,
     unwritten: Vec<ReplicaChange>,
@@ -155,6 +160,7 @@ impl DirectoryState {
         Self {
             machine: Directory::new(config, local, seed, now.instant),
             jobs: HashMap::new(),
+            early: Vec::new(),
             cache: HashMap::new(),
             own: Own { sequence: own.0, lease_number: own.1, ..Own::default() },
             unwritten: Vec::new(),
@@ -254,6 +260,7 @@ impl EventLoop {
                 if descriptor.roles.contains(Roles::DIRECTORY) {
                     self.remember_node(&descriptor, now.unix);
                     self.begin_bootstrap(now);
+                    self.repeat_early_lookups();
                 }
             }
             Err(error) => {
@@ -392,6 +399,7 @@ impl EventLoop {
                 debug!(servers, "joined the directory");
                 if servers > 0 {
                     self.messages_network_up();
+                    self.repeat_early_lookups();
                 }
                 self.plan_next_join(servers);
                 self.publish_soon();
@@ -457,6 +465,11 @@ impl EventLoop {
         starts && self.settings.bootstrap.is_empty() && crate::enrolment::known_bootstrap(&self.store).is_empty()
     }
 
+    /// True for a node that was started just now, knows of a network or may find one, and isn't in it yet.
+    fn is_joining_first(&self) -> bool {
+        !self.directory.bootstrapped && self.started.elapsed() < FIRST_JOIN && !self.is_first_node()
+    }
+
     /// A dial that reached nobody.
     pub(crate) fn directory_dial_failed(&mut self, peer: &PeerId) {
         if let Some(device) = address::device_key(peer) {
@@ -471,6 +484,9 @@ impl EventLoop {
         }
         if self.directory.join_at.is_some_and(|at| at <= now.instant) {
             self.try_to_join(now);
+        }
+        if !self.is_joining_first() {
+            self.repeat_early_lookups();
         }
         if self.directory.keep_at <= now.instant {
             self.directory.keep_at = now.instant + KEEP_EVERY;

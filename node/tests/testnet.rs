@@ -4,16 +4,24 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use halloo::config::RelayPolicy;
+use halloo::devices::join::{JoinOptions, LinkTarget, join};
 use halloo::handle::calls::{CallResult, DialOptions};
+use halloo::handle::devices::LinkOptions;
 use halloo::handle::directory::{ResolveError, ResolveOptions};
+use halloo::identity::LocalIdentity;
+use halloo::store::Store;
 use halloo::testnet::{Network, NetworkOptions, Person, UserOptions, wait_ready};
 use halloo::{AutoAnswer, Event, Node};
+use halloo_protocol::linking::DeviceLink;
+use halloo_protocol::time::UnixTime;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 const SEED: u64 = 20;
 
@@ -239,4 +247,48 @@ async fn a_call_with_somebody_who_is_gone_makes_nobody_deaf() {
         assert_eq!(call(&alice, "carol", Duration::from_secs(1)).await, CallResult::Completed, "after a call to bob");
     }
     network.shutdown().await;
+}
+
+/// A device of `holder`'s user that has never been in the network: it knows where to find it, and no node of it.
+async fn link(holder: &Node, home: &Path) {
+    let offer = holder.devices().offer_link(LinkOptions::default()).await.unwrap();
+    let target = LinkTarget::Link(Box::new(DeviceLink::parse(&offer.link).unwrap()));
+    let home = home.to_owned();
+    let options = JoinOptions { home, target, device_name: None, device_kind: None, relay: RelayPolicy::Off };
+    join(options, CancellationToken::new(), |_| ()).await.unwrap();
+}
+
+async fn switch_on(home: &Path) -> Node {
+    let store = Store::open(home).unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let identity = LocalIdentity::load(home, &store, UnixTime(now)).unwrap();
+    Node::builder(identity).store(store).lab(true).spawn().await.unwrap()
+}
+
+/// As a phone does whose node has just been started.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_before_the_network_is_joined_is_answered_when_it_is() {
+    let mut network = Network::start(NetworkOptions { strangers: true, ..NetworkOptions::default() }).await.unwrap();
+    let users = ["alice", "bob"].map(|name| (name.to_owned(), answering()));
+    let alice = network.add_users(users).await.unwrap().remove(0);
+    let homes = tempfile::tempdir().unwrap();
+    let [asking, calling] = ["asking", "calling"].map(|name| homes.path().join(name));
+    link(&alice, &asking).await;
+    link(&alice, &calling).await;
+
+    let node = switch_on(&asking).await;
+    let bob = network.person("bob").unwrap();
+    bob.check(&node.directory().resolve(&bob.username, ResolveOptions::default()).await.unwrap()).unwrap();
+    node.shutdown().await.unwrap();
+    let caller = switch_on(&calling).await;
+    assert_eq!(call(&caller, "bob", Duration::from_millis(100)).await, CallResult::Completed);
+
+    // Whoever looks for a network that isn't there any more is told so, after having looked.
+    let carol = "carol@test";
+    caller.shutdown().await.unwrap();
+    network.shutdown().await;
+    let alone = switch_on(&calling).await;
+    let refused = alone.directory().resolve(carol, ResolveOptions::default()).await;
+    assert!(matches!(refused, Err(ResolveError::NoServers)), "{refused:?}");
+    alone.shutdown().await.unwrap();
 }

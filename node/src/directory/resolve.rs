@@ -114,6 +114,11 @@ impl EventLoop {
 
     pub(super) fn lookup_finished(&mut self, query: QueryId, result: &FindResult) {
         let Some(job) = self.directory.jobs.remove(&query) else { return };
+        let is_told_nothing = matches!(result.outcome, FindOutcome::Inconclusive);
+        if is_told_nothing && self.directory.early.len() < LOOKUPS_MAX && self.is_joining_first() {
+            self.directory.early.push(job);
+            return;
+        }
         let user = job.user;
         let answered = Answered {
             source: ResolveSource::Directory,
@@ -142,7 +147,13 @@ impl EventLoop {
         }
     }
 
-    /// Compares the record's key with the one we know, keeps the record, and tells if the key is another.
+    /// Whoever asked before there was anybody to ask is answered now, or waits on.
+    pub(super) fn repeat_early_lookups(&mut self) {
+        for job in std::mem::take(&mut self.directory.early) {
+            job.waiters.into_iter().for_each(|waiter| self.resolve_user(&job.user, waiter));
+        }
+    }
+
     /// True if we once had a record of this user, and its certificate was revoked since.
     fn is_known_revoked(&self, user: &UserId) -> bool {
         let key = RecordKey::of(user);
@@ -152,6 +163,7 @@ impl EventLoop {
         matches!(verified, Err(RecordError::Chain(ChainError::UserRevoked(_) | ChainError::SigningRevoked(_))))
     }
 
+    /// Compares the record's key with the one we know, keeps the record, and tells if the key is another.
     fn accept_found(&mut self, user: &UserId, record: &DirectoryRecord) -> Result<DirectoryRecord, ResolveError> {
         let now = self.now().unix;
         // A replica may know of some of the devices only: what was found before and still holds isn't lost over that.
