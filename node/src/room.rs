@@ -9,7 +9,7 @@ const KEPT: usize = 14;
 /// Gives back room for more than four times as many as there are. Whoever has joined a network knows fifty for a minute, and nine from then on.
 pub(crate) fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
     if map.capacity() > KEPT.max(4 * map.len()) {
-        map.shrink_to(KEPT.min(map.capacity()).max(2 * map.len()));
+        map.shrink_to(KEPT.max(2 * map.len()));
     }
 }
 

@@ -117,13 +117,14 @@ impl<P> Rpc<P> {
     pub(crate) fn disconnected(&mut self, peer: &PeerId) -> Vec<P> {
         self.waiting.remove(peer);
         let ids: Vec<(PeerId, u32)> = self.pending.keys().filter(|(other, _)| other == peer).copied().collect();
-        ids.into_iter()
-            .filter_map(|key| {
-                let pending = self.pending.remove(&key)?;
-                self.deadlines.remove(&(pending.deadline, key.0, key.1));
-                Some(pending.purpose)
-            })
-            .collect()
+        let ended = ids.into_iter().filter_map(|key| {
+            let pending = self.pending.remove(&key)?;
+            self.deadlines.remove(&(pending.deadline, key.0, key.1));
+            Some(pending.purpose)
+        });
+        let ended = ended.collect();
+        give_back(&mut self.pending);
+        ended
     }
 
     /// When the next request runs out of time.
@@ -141,7 +142,9 @@ impl<P> Rpc<P> {
         if let Some(queue) = self.waiting.get_mut(&peer) {
             queue.retain(|frame| frame.id != id);
         }
-        self.pending.remove(&(peer, id)).map(|pending| Expired { purpose: pending.purpose, peer, asked_at: pending.sent_at })
+        let pending = self.pending.remove(&(peer, id))?;
+        give_back(&mut self.pending);
+        Some(Expired { purpose: pending.purpose, peer, asked_at: pending.sent_at })
     }
 }
 
