@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::empty;
 use crate::meter::{Moment, Used};
-use crate::overlay::{Carrier, Lookup, Overlay, Size, Totals};
+use crate::overlay::{Carrier, Lookup, Overlay, Requests, Size, Totals, requests_since};
 
 /// How long tables and traffic are watched to see whether joining is over.
 const SETTLE_STEP: Duration = Duration::from_secs(2);
@@ -163,7 +163,7 @@ impl Stage {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let after = network.totals().await?;
         let bytes = (after.written - self.before.written) as f64 - self.idle * (time + 0.2);
-        Ok((bytes, after.requests_since(&self.before)))
+        Ok((bytes, requests_since(&after.requests, &self.before.requests)))
     }
 }
 
@@ -270,10 +270,16 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
     // One after the other without a pause, and with what keeps so many connections alive subtracted: that would be most of what is written.
     counts.busy_bytes_per_sec = idle_rate(&network).await?;
     let stage = Stage::begin(&network, counts.busy_bytes_per_sec).await?;
+    let mut requests = Requests::new();
     for owner in &owners {
+        let before = network.requests_of(*owner).await?;
         publications.push(network.publish(*owner).await?);
+        // The publisher's alone: a single node that looks around meanwhile asks for nodes 36 times, a hundred publishers 200 times.
+        for (kind, count) in requests_since(&network.requests_of(*owner).await?, &before) {
+            *requests.entry(kind).or_default() += count;
+        }
     }
-    let (bytes, requests) = stage.end(&network).await?;
+    let (bytes, _) = stage.end(&network).await?;
     ensure!(!publications.is_empty(), "nothing was published");
     let published = publications.len() as f64;
     counts.stages.insert("publications".into(), requests);

@@ -47,15 +47,16 @@ pub(crate) struct Totals {
     /// Servers that were asked while no connection was open to them, and showed life, or didn't in time.
     pub(crate) first_contacts: u64,
     pub(crate) silent_contacts: u64,
-    pub(crate) requests: BTreeMap<String, u64>,
+    pub(crate) requests: Requests,
 }
 
-impl Totals {
-    /// Requests by kind since `before`.
-    pub(crate) fn requests_since(&self, before: &Self) -> BTreeMap<String, u64> {
-        let since = |kind: &String, count: u64| count.saturating_sub(before.requests.get(kind).copied().unwrap_or(0));
-        self.requests.iter().map(|(kind, count)| (kind.clone(), since(kind, *count))).filter(|(_, count)| *count > 0).collect()
-    }
+/// Requests by kind, as `0x0010`.
+pub(crate) type Requests = BTreeMap<String, u64>;
+
+/// Those of `after` that weren't among `before`.
+pub(crate) fn requests_since(after: &Requests, before: &Requests) -> Requests {
+    let since = |kind: &String, count: u64| count.saturating_sub(before.get(kind).copied().unwrap_or(0));
+    after.iter().map(|(kind, count)| (kind.clone(), since(kind, *count))).filter(|(_, count)| *count > 0).collect()
 }
 
 /// How large a network is, and how it begins.
@@ -88,6 +89,8 @@ pub(crate) trait Overlay: Sized {
     async fn publish(&self, owner: usize) -> Result<Publication>;
     /// Keeps a node's unchanged record alive; returns how many replicas were told.
     async fn refresh(&self, owner: usize) -> Result<u32>;
+    /// Requests that one node has sent so far; none for a network that doesn't count them.
+    async fn requests_of(&self, node: usize) -> Result<Requests>;
     /// All nodes' counters.
     async fn totals(&self) -> Result<Totals>;
     /// Ends it.

@@ -21,7 +21,7 @@ use libp2p_kad as kad;
 use libp2p_kad::store::MemoryStore;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::overlay::{Carrier, Lookup, Overlay, Publication, Size, Totals, delayed_address};
+use crate::overlay::{Carrier, Lookup, Overlay, Publication, Requests, Size, Totals, delayed_address};
 
 /// Nodes a record is stored at: the crate's `k`.
 const REPLICAS: usize = 20;
@@ -283,6 +283,10 @@ impl Overlay for Plain {
 
     async fn refresh(&self, owner: usize) -> Result<u32> {
         Ok(self.publish(owner).await?.replicas)
+    }
+
+    async fn requests_of(&self, _node: usize) -> Result<Requests> {
+        Ok(Requests::new())
     }
 
     async fn totals(&self) -> Result<Totals> {

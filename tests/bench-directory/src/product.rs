@@ -15,7 +15,7 @@ use halloo_protocol::node::Roles;
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
-use crate::overlay::{Carrier, Lookup, Overlay, Publication, Size, Totals, delayed_address};
+use crate::overlay::{Carrier, Lookup, Overlay, Publication, Requests, Size, Totals, delayed_address};
 
 /// The authority's label.
 const AUTHORITY: &str = "bench";
@@ -103,6 +103,10 @@ pub(crate) async fn address_of(node: &Node, carrier: &Carrier) -> Result<Multiad
     Err(anyhow!("the first node doesn't listen"))
 }
 
+fn kind_name(kind: u16) -> String {
+    format!("{kind:#06x}")
+}
+
 impl Product {
     /// Members that hold a record: all nodes serve, so it is those closest to it.
     fn holders(&self, key: &RecordKey) -> Vec<&Member> {
@@ -177,6 +181,11 @@ impl Overlay for Product {
         Ok(renewal.asked)
     }
 
+    async fn requests_of(&self, node: usize) -> Result<Requests> {
+        let requests = self.members[node].node.totals().await?.requests;
+        Ok(requests.into_iter().map(|(kind, count)| (kind_name(kind), count)).collect())
+    }
+
     async fn totals(&self) -> Result<Totals> {
         let mut totals = Totals::default();
         for member in &self.members {
@@ -188,7 +197,7 @@ impl Overlay for Product {
             totals.first_contacts += node.first_contacts;
             totals.silent_contacts += node.silent_contacts;
             for (kind, count) in node.requests {
-                *totals.requests.entry(format!("{kind:#06x}")).or_default() += count;
+                *totals.requests.entry(kind_name(kind)).or_default() += count;
             }
         }
         Ok(totals)
