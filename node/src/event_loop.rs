@@ -787,10 +787,7 @@ impl EventLoop {
                 offset.unsigned_abs()
             );
             self.events.send(Event::Warning { code: "clock-offset".into(), detail });
-            // What was signed by the wrong clock is signed again by the corrected one, and whom it made us disbelieve is believed.
-            self.look_at_keys_soon();
-            self.publish_soon();
-            self.judge_hellos_anew();
+            self.clock_corrected();
         }
     }
 

@@ -27,6 +27,9 @@ const CLOCK_STEP_SECS: u64 = 30;
 /// A loop that comes round every quarter of a second and misses this long was stopped as a whole.
 const PAUSE: Duration = Duration::from_secs(30);
 
+/// Least time between two looks at what was made and judged by a clock since corrected: those whose words decide could have us look with each of them.
+const CORRECTION_EVERY: Duration = Duration::from_secs(10);
+
 /// When what is due.
 #[derive(Debug)]
 pub(crate) struct Housekeeping {
@@ -34,13 +37,24 @@ pub(crate) struct Housekeeping {
     expire_at: Instant,
     late_hellos_at: Instant,
     maintain_at: Instant,
+    /// When what our clock said before it was corrected is dealt with, and when that was done last.
+    correct_at: Option<Instant>,
+    corrected_at: Option<Instant>,
     /// Both clocks at the last tick.
     clocks: (Instant, UnixTime),
 }
 
 impl Housekeeping {
     pub(crate) fn new(now: Instant, raw: UnixTime) -> Self {
-        Self { look_at: now, expire_at: now + EXPIRE_EVERY, late_hellos_at: now, maintain_at: now, clocks: (now, raw) }
+        Self {
+            look_at: now,
+            expire_at: now + EXPIRE_EVERY,
+            late_hellos_at: now,
+            maintain_at: now,
+            correct_at: None,
+            corrected_at: None,
+            clocks: (now, raw),
+        }
     }
 }
 
@@ -54,6 +68,13 @@ impl EventLoop {
         if self.housekeeping.late_hellos_at <= now.instant {
             self.housekeeping.late_hellos_at = now.instant + LATE_HELLOS_EVERY;
             self.hear_late_hellos();
+        }
+        if self.housekeeping.correct_at.is_some_and(|at| at <= now.instant) {
+            (self.housekeeping.correct_at, self.housekeeping.corrected_at) = (None, Some(now.instant));
+            // What was signed by the wrong clock is signed again by the corrected one, and whom it made us disbelieve is believed.
+            self.housekeeping.look_at = now.instant;
+            self.publish_soon();
+            self.judge_hellos_anew();
         }
         if self.housekeeping.look_at <= now.instant {
             self.housekeeping.look_at = now.instant + LOOK_EVERY;
@@ -124,9 +145,10 @@ impl EventLoop {
         }
     }
 
-    /// Our clock was corrected: keys and certificates made by the wrong one are looked at now.
-    pub(crate) fn look_at_keys_soon(&mut self) {
-        self.housekeeping.look_at = Instant::now();
+    /// Our clock was corrected by much: keys and certificates, our record and what we believe of others are looked at with the next tick.
+    pub(crate) fn clock_corrected(&mut self) {
+        let earliest = self.housekeeping.corrected_at.map_or_else(Instant::now, |last| last + CORRECTION_EVERY);
+        self.housekeeping.correct_at.get_or_insert(earliest);
     }
 
     /// After a suspension both clocks are read anew: its length is known and dealt with.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use halloo_tests::Plan;
 use halloo_tests::daemon::Daemon;
 use halloo_tests::linking::link;
+use halloo_tests::wait::eventually;
 
 const SKEW_SECS: i64 = 600;
 /// The estimate is a median of peers' clocks in whole seconds.
@@ -47,6 +48,7 @@ fn a_machine_that_starts_years_behind_is_set_right_by_its_peers_and_believes_the
         std::fs::write(&config, format!("{before}\n[debug]\nclock_skew_secs = {}\n", -YEARS_SECS)).expect("written");
         device.restart();
         is_named(device, -YEARS_SECS);
+        eventually(EVENT_TIME_MAX, "all peers are believed", || all_are_believed(device));
         for to in [&*alice, &*bob] {
             let found = device.cli(["resolve", &to.username, "--fresh"]).ok();
             assert_eq!(found["identity"], to.identity.as_str());
@@ -54,6 +56,14 @@ fn a_machine_that_starts_years_behind_is_set_right_by_its_peers_and_believes_the
         let sent = device.cli(["msg", "send", &bob.username, "after", "--wait"]).ok();
         assert_eq!(sent["state"], "delivered", "{sent}");
     }
+}
+
+/// Whoever a device believes has a name there.
+fn all_are_believed(device: &Daemon) -> Result<(), String> {
+    let peers = device.cli(["peers"]).ok();
+    let connected = peers["peers"].as_array().cloned().unwrap_or_default();
+    let named = connected.iter().filter(|peer| peer["username"].is_string()).count();
+    if named >= 3 && named == connected.len() { Ok(()) } else { Err(peers.to_string()) }
 }
 
 fn is_named(user: &Daemon, skew_secs: i64) {
